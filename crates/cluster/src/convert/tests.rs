@@ -1,0 +1,157 @@
+//! Objects as an API server sends them, whole and broken.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::*;
+
+fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+}
+
+fn meta(labels: &BTreeMap<String, String>) -> Meta<'_> {
+    Meta {
+        key: ObjectKey::new("default", "web"),
+        uid: "u1",
+        labels: Some(labels),
+    }
+}
+
+#[test]
+fn a_service_in_full() {
+    let body = json!({
+        "spec": {
+            "type": "NodePort", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"],
+            "ports": [{"name": "http", "port": 80, "targetPort": "web", "nodePort": 30080},
+                      {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": 5353}],
+            "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
+            "trafficDistribution": "PreferSameNode"
+        },
+        "status": {"loadBalancer": {"ingress": [{"hostname": "lb.example"}, {"ip": "192.0.2.1"}]}}
+    });
+    let labels = labels(&[("service.kubernetes.io/service-proxy-name", "other")]);
+    let service = service(&meta(&labels), &body).unwrap().unwrap();
+    assert_eq!(service.cluster_ips.len(), 2);
+    assert_eq!(service.ports[0].node_port, Some(30080));
+    assert_eq!(service.ports[1].protocol, Protocol::Udp);
+    assert_eq!(service.internal_traffic_policy, TrafficPolicy::Local);
+    assert_eq!(
+        service.session_affinity,
+        SessionAffinity::ClientIp(Duration::from_secs(10_800))
+    );
+    assert_eq!(service.load_balancer_ips, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    assert!(service.foreign);
+}
+
+#[test]
+fn headless_services_and_names_have_no_address() {
+    let none = labels(&[]);
+    let headless = service(
+        &meta(&none),
+        &json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}),
+    );
+    let headless = headless.unwrap().unwrap();
+    assert!(headless.headless && headless.cluster_ips.is_empty());
+    let name = service(
+        &meta(&none),
+        &json!({"spec": {"type": "ExternalName", "externalName": "example.org"}}),
+    );
+    assert_eq!(name.unwrap().unwrap().external_name.as_deref(), Some("example.org"));
+}
+
+#[test]
+fn a_bad_field_is_named_with_its_place() {
+    let none = labels(&[]);
+    let bad = |body| service(&meta(&none), &body).unwrap_err();
+    let port = bad(json!({"spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}, {"port": 70000}]}}));
+    assert_eq!(port.path, "spec.ports[1].port");
+    assert_eq!(port.problem, "expected a port from 1 to 65535, found 70000");
+    assert_eq!(
+        bad(json!({"spec": {"clusterIPs": ["10.96.0.700"]}})).path,
+        "spec.clusterIPs[0]"
+    );
+    assert_eq!(
+        bad(json!({"spec": {"ports": [{"name": "x"}]}})).problem,
+        "expected a port from 1 to 65535, found nothing"
+    );
+    assert_eq!(
+        bad(json!({"spec": {"ports": "80"}})).problem,
+        "expected a list, found \"80\""
+    );
+    let word = bad(json!({"spec": {"ports": [{"port": 1, "protocol": "ICMP"}]}}));
+    assert_eq!(word.problem, "expected one of TCP, UDP, SCTP, found \"ICMP\"");
+}
+
+#[test]
+fn a_slice_in_full_and_its_defaults() {
+    let body = json!({
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [
+            {"addresses": ["10.244.0.5"]},
+            {"addresses": ["10.244.0.6"], "conditions": {"ready": false, "serving": true, "terminating": true},
+             "nodeName": "n1", "zone": "z1", "hostname": "web-0",
+             "hints": {"forNodes": [{"name": "n1"}], "forZones": [{"name": "z1"}]},
+             "targetRef": {"kind": "Pod", "namespace": "default", "name": "web-0"}}
+        ]
+    });
+    let named = labels(&[("kubernetes.io/service-name", "web")]);
+    let slice = endpoint_slice(&meta(&named), &body).unwrap().unwrap();
+    assert!(slice.endpoints[0].ready && slice.endpoints[0].serving && !slice.endpoints[0].terminating);
+    let second = &slice.endpoints[1];
+    assert_eq!((second.ready, second.serving, second.terminating), (false, true, true));
+    assert_eq!(second.for_nodes, ["n1"]);
+    assert_eq!(second.pod, Some(ObjectKey::new("default", "web-0")));
+}
+
+#[test]
+fn slices_of_names_and_of_nobody_are_ignored_and_a_bad_address_is_named() {
+    let named = labels(&[("kubernetes.io/service-name", "web")]);
+    let fqdn = json!({"addressType": "FQDN", "endpoints": [{"addresses": ["example.org"]}]});
+    assert_eq!(endpoint_slice(&meta(&named), &fqdn), Ok(None));
+    assert_eq!(
+        endpoint_slice(&meta(&labels(&[])), &json!({"addressType": "IPv4"})),
+        Ok(None)
+    );
+    let bad = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.1.9"]}]});
+    let bad = endpoint_slice(&meta(&named), &bad).unwrap_err();
+    assert_eq!(bad.path, "endpoints[1].addresses[0]");
+    assert_eq!(bad.problem, "expected an IPv4 address, found \"10.0.0.1.9\"");
+    let family = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["fd00::1"]}]});
+    assert_eq!(
+        endpoint_slice(&meta(&named), &family).unwrap_err().problem,
+        "expected an IPv4 address, found \"fd00::1\""
+    );
+}
+
+#[test]
+fn a_node_keeps_one_internal_address_of_each_family() {
+    let body = json!({
+        "spec": {"podCIDR": "10.244.0.0/23", "podCIDRs": ["10.244.0.0/23", "fd00:10:244::/64"]},
+        "status": {"addresses": [
+            {"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "10.89.0.10"},
+            {"type": "InternalIP", "address": "10.89.0.99"}, {"type": "InternalIP", "address": "fd89::10"}]}
+    });
+    let zone = labels(&[("topology.kubernetes.io/zone", "z1")]);
+    let full = node(&meta(&zone), &body).unwrap().unwrap();
+    assert_eq!(
+        full.internal_ips,
+        ["10.89.0.10".parse::<IpAddr>().unwrap(), "fd89::10".parse().unwrap()]
+    );
+    assert_eq!((full.pod_cidrs.len(), full.zone.as_deref()), (2, Some("z1")));
+    let bare = node(&meta(&zone), &json!({})).unwrap().unwrap();
+    assert!(bare.pod_cidrs.is_empty() && bare.internal_ips.is_empty());
+    let bad = node(&meta(&zone), &json!({"spec": {"podCIDRs": ["10.244.0.0"]}})).unwrap_err();
+    assert_eq!(bad.path, "spec.podCIDRs[0]");
+}
+
+#[test]
+fn pods_are_on_the_network_from_binding_to_their_end() {
+    let none = labels(&[]);
+    assert_eq!(pod(&meta(&none), &json!({"spec": {}})), Ok(None));
+    let running = json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIPs": [{"ip": "10.244.0.5"}]}});
+    assert_eq!(pod(&meta(&none), &running).unwrap().unwrap().ips.len(), 1);
+    let ended = json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Failed", "podIPs": [{"ip": "10.244.0.5"}]}});
+    assert!(pod(&meta(&none), &ended).unwrap().unwrap().ips.is_empty());
+}

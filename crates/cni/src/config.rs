@@ -1,0 +1,213 @@
+//! The network configuration that a runtime writes to standard input.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weft_model::cni::{AddResult, AttachmentId, CniError, Command, SUPPORTED_VERSIONS, code};
+
+const AGENT_SOCKET: &str = "/run/weft/cni.sock";
+const SPOOL_DIR: &str = "/run/weft/cni-spool";
+
+/// What the plugin needs to know of the configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) version: String,
+    pub(crate) agent_socket: PathBuf,
+    pub(crate) spool_dir: PathBuf,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) prev_result: Option<AddResult>,
+    pub(crate) valid_attachments: Vec<AttachmentId>,
+}
+
+/// Any JSON object.
+pub(crate) fn decode(input: &str) -> Result<Value, CniError> {
+    let failed = |details: String| CniError::new(code::DECODE, "cannot decode the network configuration", details);
+    let value: Value = serde_json::from_str(input).map_err(|error| {
+        failed(format!(
+            "standard input is not JSON: {error}; check the file in /etc/cni/net.d"
+        ))
+    })?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err(failed(
+            "standard input must be a JSON object with cniVersion, name and type".into(),
+        )),
+    }
+}
+
+/// The configuration's version, if it can be found at all.
+pub(crate) fn version_of(input: &str) -> Option<String> {
+    Some(
+        serde_json::from_str::<Value>(input)
+            .ok()?
+            .get("cniVersion")?
+            .as_str()?
+            .to_owned(),
+    )
+}
+
+impl Config {
+    pub(crate) fn parse(input: &str, command: Command) -> Result<Self, CniError> {
+        let value = decode(input)?;
+        let version = version(&value, command)?;
+        network_name(&value)?;
+        let prev_result = match value.get("prevResult") {
+            Some(previous) if command == Command::Check => Some(field(previous, "prevResult")?),
+            None if command == Command::Check => {
+                return Err(invalid(
+                    "prevResult",
+                    "CHECK needs the result of ADD; the runtime has to pass it",
+                ));
+            }
+            _ => None,
+        };
+        let valid = value
+            .get("cni.dev/valid-attachments")
+            .filter(|_| command == Command::Gc);
+        Ok(Self {
+            version,
+            agent_socket: path(&value, "agentSocket", AGENT_SOCKET)?,
+            spool_dir: path(&value, "spoolDir", SPOOL_DIR)?,
+            mtu: value
+                .get("mtu")
+                .filter(|mtu| !mtu.is_null())
+                .map(mtu)
+                .transpose()?
+                .filter(|mtu| *mtu > 0),
+            prev_result,
+            valid_attachments: valid
+                .map(|v| field(v, "cni.dev/valid-attachments"))
+                .transpose()?
+                .unwrap_or_default(),
+        })
+    }
+}
+
+fn invalid(name: &str, problem: &str) -> CniError {
+    CniError::new(code::CONFIG, format!("invalid network configuration: {name}"), problem)
+}
+
+fn field<T: serde::de::DeserializeOwned>(value: &Value, name: &str) -> Result<T, CniError> {
+    serde_json::from_value(value.clone()).map_err(|error| invalid(name, &error.to_string()))
+}
+
+/// CHECK is younger than ADD, GC and STATUS are younger still.
+fn version(value: &Value, command: Command) -> Result<String, CniError> {
+    let refused = |found: &str, supported: &[&str]| {
+        let details = format!("config is {found:?}, plugin supports {supported:?}");
+        Err(CniError::new(code::VERSION, "incompatible CNI versions", details))
+    };
+    let since = match command {
+        Command::Add | Command::Del => 0,
+        Command::Check => 2,
+        Command::Gc | Command::Status => 4,
+    };
+    let supported = &SUPPORTED_VERSIONS[since..];
+    match value.get("cniVersion") {
+        Some(Value::String(version)) if supported.contains(&version.as_str()) => Ok(version.clone()),
+        Some(Value::String(version)) => refused(version, supported),
+        None => refused("", supported),
+        Some(other) => refused(&other.to_string(), supported),
+    }
+}
+
+fn network_name(value: &Value) -> Result<(), CniError> {
+    let Some(name) = value
+        .get("name")
+        .and_then(Value::as_str)
+        .filter(|name| !name.is_empty())
+    else {
+        return Err(invalid("name", "missing network name"));
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    match name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed) {
+        true => Ok(()),
+        false => Err(invalid(
+            "name",
+            "only letters, digits, '_', '.' and '-', beginning with a letter or digit",
+        )),
+    }
+}
+
+fn path(value: &Value, name: &str, default: &str) -> Result<PathBuf, CniError> {
+    match value.get(name) {
+        None | Some(Value::Null) => Ok(default.into()),
+        Some(Value::String(path)) if path.starts_with('/') => Ok(path.into()),
+        Some(other) => Err(invalid(name, &format!("expected an absolute path, found {other}"))),
+    }
+}
+
+fn mtu(value: &Value) -> Result<u32, CniError> {
+    match value.as_u64().map(u32::try_from) {
+        Some(Ok(mtu)) if mtu == 0 || (1280..=65_535).contains(&mtu) => Ok(mtu),
+        _ => Err(invalid(
+            "mtu",
+            &format!("expected 1280 to 65535, or 0 for the uplink's, found {value}"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, command: Command) -> Result<Config, CniError> {
+        Config::parse(text, command)
+    }
+
+    #[test]
+    fn defaults_and_settings() {
+        let bare = parse(
+            r#"{"cniVersion":"1.1.0","name":"weft","type":"weft-cni"}"#,
+            Command::Add,
+        )
+        .unwrap();
+        assert_eq!(bare.agent_socket, PathBuf::from(AGENT_SOCKET));
+        assert_eq!(bare.mtu, None);
+        let set = r#"{"cniVersion":"1.0.0","name":"weft","type":"weft-cni","agentSocket":"/x/s","spoolDir":"/x/d","mtu":1400}"#;
+        let set = parse(set, Command::Del).unwrap();
+        assert_eq!(
+            (set.agent_socket, set.spool_dir, set.mtu),
+            ("/x/s".into(), "/x/d".into(), Some(1400))
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let code_of = |text: &str, command| {
+            let error = parse(text, command).unwrap_err();
+            (error.code, format!("{} - {}", error.msg, error.details))
+        };
+        assert_eq!(code_of("{", Command::Add).0, code::DECODE);
+        assert_eq!(code_of("[]", Command::Add).0, code::DECODE);
+        let (code, text) = code_of(r#"{"cniVersion":"9.9.9","name":"n"}"#, Command::Add);
+        assert_eq!(code, code::VERSION);
+        assert!(text.contains("9.9.9") && text.contains("1.1.0"), "{text}");
+        assert_eq!(code_of(r#"{"name":"n"}"#, Command::Add).0, code::VERSION);
+        assert_eq!(code_of(r#"{"cniVersion":1,"name":"n"}"#, Command::Add).0, code::VERSION);
+        assert_eq!(
+            code_of(r#"{"cniVersion":"0.3.1","name":"n"}"#, Command::Check).0,
+            code::VERSION
+        );
+        assert_eq!(
+            code_of(r#"{"cniVersion":"1.0.0","name":"n"}"#, Command::Gc).0,
+            code::VERSION
+        );
+        assert_eq!(code_of(r#"{"cniVersion":"1.0.0"}"#, Command::Add).0, code::CONFIG);
+        assert_eq!(
+            code_of(r#"{"cniVersion":"1.0.0","name":"a/b"}"#, Command::Add).0,
+            code::CONFIG
+        );
+        assert_eq!(
+            code_of(r#"{"cniVersion":"1.0.0","name":"n"}"#, Command::Check).0,
+            code::CONFIG
+        );
+        let (code, text) = code_of(r#"{"cniVersion":"1.0.0","name":"n","agentSocket":7}"#, Command::Add);
+        assert_eq!(code, code::CONFIG);
+        assert!(text.contains("agentSocket") && text.contains("found 7"), "{text}");
+        assert_eq!(
+            code_of(r#"{"cniVersion":"1.0.0","name":"n","mtu":"big"}"#, Command::Add).0,
+            code::CONFIG
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Links: programs attached to hooks, pinned so that they stay when the agent goes.
+//!
+//! A pinned link is taken over by swapping its program, which the kernel does in one step. A link whose interface or
+//! cgroup has gone is let go.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aya::Ebpf;
+use aya::programs::{CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier};
+use nix::libc::ENOLINK;
+
+use super::sys::{self, Target};
+use super::{Error, Result};
+
+/// The socket hooks: program (and pin), and the hook's number (linux/bpf.h: enum bpf_attach_type).
+const SOCKET_HOOKS: [(&str, u32); 8] = [
+    ("connect4", 10),
+    ("connect6", 11),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("recvmsg4", 19),
+    ("recvmsg6", 20),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+];
+
+/// The hook on the host side of a pod's veth, tcx ingress: program, and the hook's number.
+///
+/// One only: the kernel takes ten milliseconds to attach one, and lets one pod at a time.
+const POD_HOOK: (&str, u32) = ("from_pod", 46);
+
+pub(super) struct Links {
+    ebpf: Ebpf,
+    dir: PathBuf,
+    /// How many links of an earlier agent run our programs now.
+    taken_over: AtomicUsize,
+}
+
+/// The hooks of pods alone, for use beside the rest of the datapath.
+///
+/// The kernel takes some ten milliseconds to attach or detach one: it waits until no CPU runs what was there before.
+/// Call it where blocking is allowed; nothing else waits meanwhile.
+#[derive(Clone)]
+pub struct PodHooks(pub(super) Arc<Links>);
+
+impl PodHooks {
+    /// Attaches the hook to the host side of a pod's veth (of the calling thread's network namespace), or puts this
+    /// agent's program into it. From then on the pod sends from its own addresses only: set those before.
+    pub fn attach(&self, ifindex: u32) -> Result<()> {
+        self.0.attach_pod(ifindex)
+    }
+
+    /// Takes the hook off; the interface may have gone already, which makes this quick.
+    pub fn detach(&self, ifindex: u32) -> Result<()> {
+        self.0.detach_pod(ifindex)
+    }
+}
+
+impl Links {
+    /// Loads every program into the kernel, swaps them into the links that are pinned, and attaches the socket hooks.
+    pub(super) fn open(ebpf: Ebpf, dir: PathBuf, cgroup: &Path) -> Result<Self> {
+        let mut links = Self {
+            ebpf,
+            dir,
+            taken_over: AtomicUsize::new(0),
+        };
+        for (name, _) in SOCKET_HOOKS.into_iter().chain([POD_HOOK]) {
+            links.load(name)?;
+        }
+        for ifindex in links.attached()? {
+            links.take_over(POD_HOOK.0, &links.pod_pin(ifindex))?;
+        }
+        links.attach_sockets(cgroup)?;
+        Ok(links)
+    }
+
+    /// How many links of an earlier agent were found and run this agent's programs now.
+    pub(super) fn taken_over(&self) -> usize {
+        self.taken_over.load(Ordering::Relaxed)
+    }
+
+    /// The interfaces that carry pinned links.
+    pub(super) fn attached(&self) -> Result<BTreeSet<u32>> {
+        let fail = Error::file("list", &self.dir);
+        let mut found = BTreeSet::new();
+        for entry in fs::read_dir(&self.dir).map_err(&fail)? {
+            let name = entry.map_err(&fail)?.file_name();
+            let ifindex: Option<u32> = name.to_str().and_then(|name| name.strip_prefix("pod-")?.parse().ok());
+            found.extend(ifindex);
+        }
+        Ok(found)
+    }
+
+    /// Attaches the hook to the host side of a pod's veth, or swaps its program where it is attached.
+    pub(super) fn attach_pod(&self, ifindex: u32) -> Result<()> {
+        let (name, hook) = POD_HOOK;
+        let pin = self.pod_pin(ifindex);
+        if self.take_over(name, &pin)? {
+            return Ok(());
+        }
+        self.attach(name, Target::Interface(ifindex), hook, &pin)
+    }
+
+    /// Takes the hook off an interface, which may have gone already.
+    pub(super) fn detach_pod(&self, ifindex: u32) -> Result<()> {
+        remove_pin(&self.pod_pin(ifindex))
+    }
+
+    fn attach_sockets(&mut self, cgroup: &Path) -> Result<()> {
+        let dir = File::open(cgroup).map_err(Error::file("open", cgroup))?;
+        let id = dir.metadata().map_err(Error::file("look at", cgroup))?.ino();
+        for (name, hook) in SOCKET_HOOKS {
+            let pin = self.dir.join(name);
+            let old = open_pin(&pin)?;
+            let same_cgroup = old
+                .as_ref()
+                .is_some_and(|link| sys::cgroup_of(link).is_ok_and(|found| found == id));
+            if same_cgroup && self.take_over(name, &pin)? {
+                continue;
+            }
+            // Attached elsewhere: the new link takes the name, then the old one goes with its descriptor.
+            remove_pin(&pin)?;
+            self.attach(name, Target::Cgroup(dir.as_fd()), hook, &pin)?;
+        }
+        Ok(())
+    }
+
+    /// Loads a program into the kernel.
+    fn load(&mut self, name: &'static str) -> Result<()> {
+        let program = self.ebpf.program_mut(name).ok_or(Error::Incomplete { name })?;
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+            Program::SchedClassifier(program) => SchedClassifier::load(program),
+            _ => return Err(Error::Incomplete { name }),
+        };
+        loaded.map_err(|source| Error::Program {
+            program: name,
+            source: Box::new(source),
+        })
+    }
+
+    /// A program that has been loaded.
+    fn program(&self, name: &'static str) -> Result<&ProgramFd> {
+        let fd = match self.ebpf.program(name) {
+            Some(Program::CgroupSockAddr(program)) => program.fd(),
+            Some(Program::SchedClassifier(program)) => program.fd(),
+            _ => return Err(Error::Incomplete { name }),
+        };
+        fd.map_err(|source: ProgramError| Error::Program {
+            program: name,
+            source: Box::new(source),
+        })
+    }
+
+    /// Attaches a program to a hook and pins the link.
+    fn attach(&self, name: &'static str, target: Target<'_>, hook: u32, pin: &Path) -> Result<()> {
+        let fail = |action| {
+            move |source: io::Error| match target {
+                Target::Interface(ifindex) if source.raw_os_error() == Some(nix::libc::ENODEV) => {
+                    Error::NoInterface { ifindex }
+                }
+                _ => Error::Hook {
+                    action,
+                    program: name,
+                    pin: pin.to_owned(),
+                    source,
+                },
+            }
+        };
+        let link = sys::create_link(self.program(name)?.as_fd(), target, hook).map_err(fail("attach"))?;
+        sys::pin(link, pin).map_err(fail("pin"))
+    }
+
+    /// Puts our program into a pinned link. False where there is none, or nothing is left that it is attached to.
+    fn take_over(&self, name: &'static str, pin: &Path) -> Result<bool> {
+        let Some(link) = open_pin(pin)? else { return Ok(false) };
+        match sys::update_link(link, self.program(name)?.as_fd()) {
+            Ok(()) => {
+                self.taken_over.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(e) if e.raw_os_error() == Some(ENOLINK) => {
+                remove_pin(pin)?;
+                Ok(false)
+            }
+            Err(source) => Err(Error::Hook {
+                action: "replace",
+                program: name,
+                pin: pin.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    fn pod_pin(&self, ifindex: u32) -> PathBuf {
+        self.dir.join(format!("pod-{ifindex}"))
+    }
+}
+
+/// Opens a pinned link, if there is one.
+fn open_pin(pin: &Path) -> Result<Option<OwnedFd>> {
+    match sys::open_pin(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::file("open the link pinned at", pin)(e)),
+    }
+}
+
+fn remove_pin(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", pin)(e)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,169 @@
+//! Links by bpf(2) itself: aya attaches by interface name and cannot swap the program of a cgroup's link.
+#![expect(unsafe_code, reason = "bpf(2) takes addresses and gives bare descriptors")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+
+// Numbers of linux/bpf.h: enum bpf_cmd.
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_UPDATE: libc::c_int = 29;
+
+/// What a link attaches to.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// A cgroup directory.
+    Cgroup(BorrowedFd<'a>),
+    /// An interface of the calling thread's network namespace.
+    Interface(u32),
+}
+
+/// `union bpf_attr` for BPF_OBJ_PIN and BPF_OBJ_GET.
+#[repr(C)]
+struct Object {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `union bpf_attr` for BPF_LINK_UPDATE.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The start of `struct bpf_link_info`, as far as a link to a cgroup fills it.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    pad2: u32,
+}
+
+/// Calls bpf(2).
+///
+/// # Safety
+/// `T` is the part of `union bpf_attr` that `command` reads, and the addresses in it are valid for what the command
+/// does with them.
+unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel touches at most size_of::<T>() bytes at `attr`; the rest is the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// As [`bpf`], for commands that give a descriptor.
+///
+/// # Safety
+/// As for [`bpf`], and `command` gives a descriptor.
+unsafe fn bpf_fd<T>(command: libc::c_int, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let fd = unsafe { bpf(command, attr)? };
+    // SAFETY: the kernel has just made this descriptor for us, and descriptors fit an int.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches a program. The link lasts as long as its descriptor or a pin.
+pub(super) fn create_link(program: impl AsFd, target: Target<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    let program = program.as_fd();
+    let mut attr = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target: match target {
+            Target::Cgroup(fd) => fd.as_raw_fd() as u32,
+            Target::Interface(ifindex) => ifindex,
+        },
+        attach_type,
+        // Behind what others have attached there.
+        flags: 0,
+    };
+    // SAFETY: the attribute holds no addresses, and the command gives a descriptor.
+    unsafe { bpf_fd(BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Makes a link run another program, in one step.
+pub(super) fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    let (link, program) = (link.as_fd(), program.as_fd());
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: the attribute holds no addresses.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr)? };
+    Ok(())
+}
+
+/// Pins a link below a bpffs.
+pub(super) fn pin(link: impl AsFd, path: &Path) -> io::Result<()> {
+    let (link, path) = (link.as_fd(), CString::new(path.as_os_str().as_bytes())?);
+    let mut attr = Object {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: link.as_raw_fd() as u32,
+        file_flags: 0,
+    };
+    // SAFETY: `path` is a C string that lives until the call returns.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr)? };
+    Ok(())
+}
+
+/// Opens a pinned link.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = Object {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
+    // SAFETY: `path` is a C string that lives until the call returns, and the command gives a descriptor.
+    unsafe { bpf_fd(BPF_OBJ_GET, &mut attr) }
+}
+
+/// The cgroup that a link is attached to: the inode number of its directory, or zero if that has gone.
+pub(super) fn cgroup_of(link: impl AsFd) -> io::Result<u64> {
+    let link = link.as_fd();
+    let mut info = LinkInfo::default();
+    let mut attr = InfoByFd {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
+    Ok(info.cgroup_id)
+}

@@ -1,0 +1,4 @@
+//! The model, made real in the kernel: eBPF programs and maps (`bpf`), links, routes and neighbours (`net`).
+
+pub mod bpf;
+pub mod net;

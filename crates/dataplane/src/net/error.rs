@@ -1,0 +1,82 @@
+//! What can go wrong with links, routes and namespaces.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failure to change or to read the kernel's network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The kernel refused a request.
+    #[error("cannot {what}: {source}")]
+    Kernel {
+        /// What was asked for.
+        what: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The connection to the kernel broke or could not be made.
+    #[error("netlink is not usable: {0}; the agent needs CAP_NET_ADMIN")]
+    Netlink(String),
+    /// A namespace cannot be entered.
+    #[error("network namespace {}: {source}", path.display())]
+    Namespace {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The path leads to something else.
+    #[error("{} is not a network namespace; the runtime has removed it, or passes a wrong path", path.display())]
+    NotANamespace {
+        /// The path.
+        path: PathBuf,
+    },
+    /// ADD must not touch an interface that is there already.
+    #[error("interface {ifname} exists already in network namespace {}; the container is connected, or another plugin was here first", netns.display())]
+    InterfaceExists {
+        /// Its name.
+        ifname: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// A kernel switch cannot be set.
+    #[error("cannot set {path}: {source}; /proc/sys must be writable for the agent")]
+    Sysctl {
+        /// Path of the switch.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What is there differs from what was set up.
+    #[error("{0}")]
+    Differs(String),
+}
+
+impl NetError {
+    pub(crate) fn kernel(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError {
+        let what = what.into();
+        move |error| match error {
+            rtnetlink::Error::NetlinkError(message) => NetError::Kernel {
+                what,
+                source: message.to_io(),
+            },
+            other => NetError::Netlink(format!("{what}: {other}")),
+        }
+    }
+
+    /// The kernel's error number, where it is what the kernel said.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            NetError::Kernel { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// True where what was to be read or removed is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(
+            self.errno(),
+            Some(nix::libc::ENODEV | nix::libc::ENOENT | nix::libc::ESRCH | nix::libc::EADDRNOTAVAIL)
+        )
+    }
+}

@@ -1,0 +1,423 @@
+//! Pods' links and nodes' routes in the real kernel. Needs root.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use support::Netns;
+use weft_dataplane::net::{NetError, PodLink, Rtnl, masquerade, name, pod, routes, sysctl, uplink};
+use weft_model::compile::{Masquerade, NextHop};
+
+fn link(id: &str, netns: &Netns, ips: &[&str], node_ips: &[&str]) -> PodLink {
+    let (mac, host_mac) = name::macs(id, "eth0");
+    PodLink {
+        netns: netns.path(),
+        ifname: "eth0".into(),
+        host_ifname: name::host_side(id, "eth0"),
+        mac,
+        host_mac,
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        mtu: 1450,
+        node_ips: node_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+    }
+}
+
+/// A namespace that routes, with these addresses on `lo` standing in for the node's own.
+fn node(addresses: &'static [&'static str]) -> Netns {
+    let node = Netns::new();
+    node.run(move || {
+        sysctl::enable_forwarding().unwrap();
+        for address in addresses {
+            let status = std::process::Command::new("ip")
+                .args(["address", "add", address, "dev", "lo"])
+                .status();
+            assert!(status.unwrap().success());
+        }
+        assert!(
+            std::process::Command::new("ip")
+                .args(["link", "set", "lo", "up"])
+                .status()
+                .unwrap()
+                .success()
+        );
+    });
+    node
+}
+
+/// Serves one connection at this address and returns who came.
+fn serve(netns: &Netns, at: &str) -> std::thread::JoinHandle<IpAddr> {
+    let (ready, listening) = std::sync::mpsc::channel();
+    let at = at.to_owned();
+    let server = netns.spawn(move || {
+        let listener = TcpListener::bind((at.parse::<IpAddr>().unwrap(), 7777)).unwrap();
+        ready.send(()).unwrap();
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.write_all(b"hello").unwrap();
+        peer.ip()
+    });
+    listening.recv().unwrap();
+    server
+}
+
+/// Connects from the namespace and returns how the server saw it.
+fn reach(from: &Netns, to: &Netns, at: &str) -> String {
+    let server = serve(to, at);
+    let address = (at.parse::<IpAddr>().unwrap(), 7777).into();
+    let text = from.run(move || {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    assert_eq!(text, "hello");
+    server.join().unwrap().to_string()
+}
+
+#[test]
+fn pods_and_their_node_reach_each_other_in_both_families_at_once() {
+    let node = node(&["10.89.0.10/32", "fd89::10/128"]);
+    let (a, b) = (Netns::new(), Netns::new());
+    let node_ips = ["10.89.0.10", "fd89::10"];
+    let one = link("one", &a, &["10.244.0.2", "fd00:10:244::2"], &node_ips);
+    let two = link("two", &b, &["10.244.0.3", "fd00:10:244::3"], &node_ips);
+    let (first, second) = (one.clone(), two.clone());
+    node.block_on(|| async move {
+        let rtnl = Rtnl::connect().unwrap();
+        pod::set_up(&rtnl, &first).await.unwrap();
+        pod::set_up(&rtnl, &second).await.unwrap();
+    });
+    // Pod to pod keeps the source; node to pod comes from the node; pod to node keeps the source.
+    assert_eq!(reach(&a, &b, "10.244.0.3"), "10.244.0.2");
+    assert_eq!(reach(&a, &b, "fd00:10:244::3"), "fd00:10:244::2");
+    assert_eq!(reach(&node, &a, "10.244.0.2"), "10.89.0.10");
+    assert_eq!(reach(&node, &a, "fd00:10:244::2"), "fd89::10");
+    assert_eq!(reach(&b, &node, "10.89.0.10"), "10.244.0.3");
+    assert_eq!(reach(&b, &node, "fd89::10"), "fd00:10:244::3");
+    // A pod reaches itself, over loopback and over its own address.
+    assert_eq!(reach(&a, &a, "127.0.0.1"), "127.0.0.1");
+    assert_eq!(reach(&a, &a, "10.244.0.2"), "10.244.0.2");
+    let mtu = a.block_on(|| async { Rtnl::connect().unwrap().link("eth0").await.unwrap().unwrap().mtu });
+    assert_eq!(mtu, 1450);
+    node.block_on(|| async move {
+        let rtnl = Rtnl::connect().unwrap();
+        pod::check(&rtnl, &one).await.unwrap();
+        assert!(pod::tear_down(&rtnl, &one.host_ifname).await.unwrap());
+        assert!(!pod::tear_down(&rtnl, &one.host_ifname).await.unwrap());
+        pod::tear_down(&rtnl, &two.host_ifname).await.unwrap();
+        assert_eq!(rtnl.links().await.unwrap().len(), 1);
+        assert!(!rtnl.routes().await.unwrap().iter().any(|route| route.ours));
+        let gone = pod::check(&rtnl, &one).await.unwrap_err().to_string();
+        assert!(gone.contains("host side") && gone.contains("missing"), "{gone}");
+    });
+}
+
+#[test]
+fn an_interface_that_exists_is_refused_and_left_alone() {
+    let node = node(&[]);
+    let pod_ns = Netns::new();
+    let (first, second) = (
+        link("one", &pod_ns, &["10.244.0.2"], &[]),
+        link("two", &pod_ns, &["10.244.0.3"], &[]),
+    );
+    node.block_on(|| async move {
+        let rtnl = Rtnl::connect().unwrap();
+        pod::set_up(&rtnl, &first).await.unwrap();
+        let error = pod::set_up(&rtnl, &second).await.unwrap_err();
+        assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
+        assert!(rtnl.link(&second.host_ifname).await.unwrap().is_none());
+        pod::check(&rtnl, &first).await.unwrap();
+    });
+}
+
+#[test]
+fn a_setup_that_fails_midway_leaves_nothing() {
+    let node = node(&[]);
+    let pod_ns = Netns::new();
+    // The node does not have this address: the last step, the node's route, is refused.
+    let link = link("one", &pod_ns, &["10.244.0.2"], &["192.0.2.1"]);
+    node.block_on(|| async move {
+        let rtnl = Rtnl::connect().unwrap();
+        let error = pod::set_up(&rtnl, &link).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("cannot add the route to 10.244.0.2/32"),
+            "{error}"
+        );
+        assert!(rtnl.link(&link.host_ifname).await.unwrap().is_none());
+    });
+    let left = pod_ns.block_on(|| async { Rtnl::connect().unwrap().link("eth0").await.unwrap() });
+    assert_eq!(left, None);
+}
+
+#[test]
+fn check_names_what_differs() {
+    let node = node(&[]);
+    let pod_ns = Netns::new();
+    let link = link("one", &pod_ns, &["10.244.0.2"], &[]);
+    let given = link.clone();
+    node.block_on(|| async move { pod::set_up(&Rtnl::connect().unwrap(), &given).await.unwrap() });
+    let check = |args: &'static [&'static str]| {
+        pod_ns.run(move || assert!(std::process::Command::new("ip").args(args).status().unwrap().success()));
+        let link = link.clone();
+        node.block_on(|| async move {
+            pod::check(&Rtnl::connect().unwrap(), &link)
+                .await
+                .unwrap_err()
+                .to_string()
+        })
+    };
+    assert_eq!(
+        check(&["route", "del", "default"]),
+        "the pod has lost its default route via 169.254.1.1"
+    );
+    assert_eq!(
+        check(&["address", "flush", "dev", "eth0"]),
+        "interface eth0 has lost its address 10.244.0.2"
+    );
+    assert_eq!(check(&["link", "set", "eth0", "down"]), "interface eth0 is down");
+}
+
+#[test]
+fn what_is_no_namespace_is_said_to_be_none() {
+    let node = node(&[]);
+    let mut link = link("one", &node, &["10.244.0.2"], &[]);
+    link.netns = std::env::current_exe().unwrap();
+    node.block_on(|| async move {
+        let rtnl = Rtnl::connect().unwrap();
+        assert!(matches!(
+            pod::set_up(&rtnl, &link).await,
+            Err(NetError::NotANamespace { .. })
+        ));
+        link.netns = "/nonexistent/netns".into();
+        assert!(matches!(
+            pod::set_up(&rtnl, &link).await,
+            Err(NetError::Namespace { .. })
+        ));
+    });
+}
+
+#[test]
+fn routes_follow_what_is_wanted_and_touch_nobody_elses() {
+    let node = node(&[]);
+    node.block_on(|| async move {
+        let ip = |args: &[&str]| {
+            assert!(
+                std::process::Command::new("ip").args(args).status().unwrap().success(),
+                "{args:?}"
+            )
+        };
+        ip(&["link", "add", "up0", "type", "veth", "peer", "name", "up1"]);
+        ip(&["link", "set", "up0", "up"]);
+        ip(&["link", "set", "up1", "up"]);
+        ip(&["address", "add", "10.89.0.10/16", "dev", "up0"]);
+        ip(&["-6", "address", "add", "fd89::10/64", "dev", "up0", "nodad"]);
+        ip(&["route", "add", "10.99.0.0/16", "via", "10.89.0.77"]);
+        let rtnl = Rtnl::connect().unwrap();
+        let found = uplink::find(&rtnl, &["192.0.2.7".parse().unwrap(), "10.89.0.10".parse().unwrap()])
+            .await
+            .unwrap();
+        assert_eq!(found.unwrap().node_ips, ["10.89.0.10".parse::<IpAddr>().unwrap()]);
+        let wanted = |routes: &[(&str, &str)]| routes.iter().map(|(to, via)| (to.parse().unwrap(), hop(via))).collect();
+        let all_five = wanted(&[
+            ("10.244.2.0/23", "10.89.0.11"),
+            ("10.244.4.0/23", "10.89.0.12"),
+            ("fd00:10:244:1::/64", "fd89::11"),
+            // This node's own.
+            ("10.244.0.0/23", "unreachable"),
+            ("fd00:10:244::/64", "unreachable"),
+        ]);
+        let (failed, steps) = routes::reconcile(&rtnl, &all_five).await.unwrap();
+        assert!(failed.is_empty() && steps == 5, "{failed:?}");
+        let (failed, steps) = routes::reconcile(&rtnl, &all_five).await.unwrap();
+        assert!(failed.is_empty() && steps == 0);
+        // One moved, one gone, one that cannot be reached directly.
+        let changed = wanted(&[
+            ("10.244.2.0/23", "10.89.0.21"),
+            ("10.244.6.0/23", "203.0.113.1"),
+            ("fd00:10:244:1::/64", "fd89::21"),
+        ]);
+        let (failed, steps) = routes::reconcile(&rtnl, &changed).await.unwrap();
+        assert_eq!(steps, 6);
+        assert_eq!(failed.len(), 1);
+        assert_eq!(failed[0].to, "10.244.6.0/23".parse::<IpNet>().unwrap());
+        let all = rtnl.routes().await.unwrap();
+        let ours: Vec<_> = all
+            .iter()
+            .filter(|route| route.ours)
+            .map(|route| (route.to, route.via.unwrap()))
+            .collect();
+        assert_eq!(
+            ours,
+            [
+                ("10.244.2.0/23".parse().unwrap(), "10.89.0.21".parse().unwrap()),
+                ("fd00:10:244:1::/64".parse().unwrap(), "fd89::21".parse().unwrap())
+            ]
+        );
+        assert!(
+            all.iter()
+                .any(|route| route.to == "10.99.0.0/16".parse::<IpNet>().unwrap() && !route.ours)
+        );
+        let (_, steps) = routes::reconcile(&rtnl, &wanted(&[])).await.unwrap();
+        assert_eq!(steps, 2);
+    });
+}
+
+#[test]
+fn pods_of_two_nodes_reach_each_other_with_their_own_addresses() {
+    let (west, east) = (node(&[]), node(&[]));
+    let (a, b) = (Netns::new(), Netns::new());
+    let east_path = east.path();
+    west.run(move || {
+        let ip = |args: &str| {
+            let args: Vec<_> = args.split(' ').collect();
+            assert!(
+                std::process::Command::new("ip").args(&args).status().unwrap().success(),
+                "{args:?}"
+            )
+        };
+        let fd = std::fs::File::open(east_path).unwrap();
+        ip(&format!(
+            "link add eth0 type veth peer name eth0 netns /proc/{}/fd/{}",
+            std::process::id(),
+            std::os::fd::AsRawFd::as_raw_fd(&fd)
+        ));
+        ip("address add 10.89.0.10/16 dev eth0");
+        ip("link set eth0 up");
+    });
+    east.run(|| {
+        for args in ["address add 10.89.0.11/16 dev eth0", "link set eth0 up"] {
+            let args: Vec<_> = args.split(' ').collect();
+            assert!(
+                std::process::Command::new("ip").args(&args).status().unwrap().success(),
+                "{args:?}"
+            );
+        }
+    });
+    let wire = |node: &Netns, link: PodLink, to: &str, via: &str| {
+        let wanted = [(to.parse().unwrap(), hop(via))].into();
+        node.block_on(|| async move {
+            let rtnl = Rtnl::connect().unwrap();
+            pod::set_up(&rtnl, &link).await.unwrap();
+            assert!(routes::reconcile(&rtnl, &wanted).await.unwrap().0.is_empty());
+        });
+    };
+    wire(
+        &west,
+        link("a", &a, &["10.244.0.2"], &["10.89.0.10"]),
+        "10.244.2.0/23",
+        "10.89.0.11",
+    );
+    wire(
+        &east,
+        link("b", &b, &["10.244.2.2"], &["10.89.0.11"]),
+        "10.244.0.0/23",
+        "10.89.0.10",
+    );
+    assert_eq!(reach(&a, &b, "10.244.2.2"), "10.244.0.2");
+    assert_eq!(reach(&west, &b, "10.244.2.2"), "10.89.0.10");
+    let answer = b.spawn(|| {
+        let socket = UdpSocket::bind("10.244.2.2:53").unwrap();
+        let (_, from) = socket.recv_from(&mut [0; 16]).unwrap();
+        from.ip().to_string()
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    a.run(|| {
+        UdpSocket::bind("0.0.0.0:0")
+            .unwrap()
+            .send_to(b"x", "10.244.2.2:53")
+            .unwrap()
+    });
+    assert_eq!(answer.join().unwrap(), "10.244.0.2");
+}
+
+#[test]
+fn what_leaves_the_cluster_has_the_nodes_address_and_nothing_else_has() {
+    let (node, outside) = (node(&[]), Netns::new());
+    let a = Netns::new();
+    let outside_path = outside.path();
+    node.run(move || {
+        for args in [
+            &format!(
+                "link add eth0 type veth peer name eth0 netns {}",
+                outside_path.display()
+            ),
+            "address add 10.89.0.10/16 dev eth0",
+            "address add fd89::10/64 dev eth0 nodad",
+            "link set eth0 up",
+        ] {
+            let args: Vec<_> = args.split(' ').collect();
+            assert!(
+                std::process::Command::new("ip").args(&args).status().unwrap().success(),
+                "{args:?}"
+            );
+        }
+    });
+    // Outside is another cluster node's address, and one that is in no cluster; only the first knows the way back.
+    outside.run(|| {
+        for args in [
+            "address add 10.89.0.11/16 dev eth0",
+            "address add 10.89.0.99/16 dev eth0",
+            "address add fd89::99/64 dev eth0 nodad",
+            "link set eth0 up",
+            "route add 10.244.0.0/23 via 10.89.0.10",
+        ] {
+            let args: Vec<_> = args.split(' ').collect();
+            assert!(
+                std::process::Command::new("ip").args(&args).status().unwrap().success(),
+                "{args:?}"
+            );
+        }
+    });
+    let pod_link = link("a", &a, &["10.244.0.2", "fd00:10:244::2"], &["10.89.0.10"]);
+    node.block_on(|| async move {
+        pod::set_up(&Rtnl::connect().unwrap(), &pod_link).await.unwrap();
+        let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+        let many = (0..3000u32).map(|n| IpNet::from(IpAddr::V4((0x0b00_0000 + 2 * n).into())));
+        let mut ranges = Masquerade {
+            pods: nets(&["10.244.0.0/23", "fd00:10:244::/64"]),
+            cluster: nets(&[
+                "10.244.0.0/23",
+                "10.244.2.0/23",
+                "10.89.0.10/32",
+                "10.89.0.11/32",
+                "fd00:10:244::/64",
+            ]),
+        };
+        // Twice, the second time with more than one message holds.
+        masquerade::set(&ranges).unwrap();
+        ranges.cluster.extend(many);
+        masquerade::set(&ranges).unwrap();
+    });
+    let rules = node.run(|| {
+        std::process::Command::new("nft")
+            .args(["list", "table", "inet", "weft"])
+            .output()
+            .unwrap()
+    });
+    let rules = String::from_utf8(rules.stdout).unwrap();
+    assert!(
+        rules.contains("ip saddr @pods4 ip daddr != @cluster4 masquerade"),
+        "{rules}"
+    );
+    assert_eq!(reach(&a, &outside, "10.89.0.11"), "10.244.0.2");
+    assert_eq!(reach(&a, &outside, "10.89.0.99"), "10.89.0.10");
+    assert_eq!(reach(&a, &outside, "fd89::99"), "fd89::10");
+    assert_eq!(reach(&a, &node, "10.89.0.10"), "10.244.0.2");
+    node.run(|| {
+        masquerade::remove().unwrap();
+        masquerade::remove().unwrap();
+        let rules = std::process::Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        assert!(rules.stdout.is_empty());
+    });
+}
+
+/// A node's address, or nowhere.
+fn hop(text: &str) -> NextHop {
+    text.parse().map_or(NextHop::Unreachable, NextHop::Via)
+}

@@ -1,0 +1,77 @@
+//! The maps, and how the walk looks things up in them. Names, keys and values are those of `weft_packet::layout`.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use weft_packet::{Addr, BackendKey, Frontend, Maps, PeerKey, Pod, Reason, Service, SockAddr};
+
+/// Written by the agent that made the pins; the programs do not read it.
+#[map]
+static ABI: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Both addresses of 2,048 pods, and room to grow. Few, and on the way of every packet: allocated ahead.
+#[map]
+static PODS: HashMap<Addr, Pod> = HashMap::with_max_entries(8 << 10, 0);
+
+// The two that are large in large clusters only take memory for what they hold.
+#[map]
+static FRONTENDS: HashMap<Frontend, Service> = HashMap::with_max_entries(64 << 10, BPF_F_NO_PREALLOC);
+
+#[map]
+static BACKENDS: HashMap<BackendKey, SockAddr> = HashMap::with_max_entries(256 << 10, BPF_F_NO_PREALLOC);
+
+/// Sockets come and go without telling: the least recently used give way.
+#[map]
+static PEERS: LruHashMap<PeerKey, SockAddr> = LruHashMap::with_max_entries(64 << 10, 0);
+
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+
+/// The kernel's maps, as the walk sees them.
+pub(crate) struct KernelMaps;
+
+impl Maps for KernelMaps {
+    #[inline(always)]
+    fn pod(&self, addr: &Addr) -> Option<Pod> {
+        // SAFETY: the value is copied at once; what another CPU may do meanwhile is replace it as a whole.
+        unsafe { PODS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn frontend(&self, frontend: &Frontend) -> Option<Service> {
+        // SAFETY: as in `pod`.
+        unsafe { FRONTENDS.get(frontend) }.copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey) -> Option<SockAddr> {
+        // SAFETY: as in `pod`.
+        unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn peer(&self, key: &PeerKey) -> Option<SockAddr> {
+        // SAFETY: as in `pod`.
+        unsafe { PEERS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_peer(&self, key: &PeerKey, service: &SockAddr) -> bool {
+        PEERS.insert(key, service, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+            // SAFETY: a pointer into this CPU's own slot, which the verifier has seen checked.
+            unsafe { *counter += 1 };
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! One daemon of the lab, started again whenever it ends; and the way into a node's namespaces.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::{Error, Lab, cgroup, netns};
+
+/// Open handles on the namespaces of a node; they live as long as a handle or a process in them.
+#[derive(Debug)]
+pub(super) struct Namespaces {
+    pub(super) net: File,
+    pub(super) mnt: File,
+    pub(super) uts: File,
+}
+
+impl Namespaces {
+    /// Moves the calling thread, and what it starts from now on, into the node.
+    fn join(&self) -> nix::Result<()> {
+        // A mount namespace can be entered only by a thread that shares its working directory with no other.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(self.net.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        setns(self.uts.as_fd(), CloneFlags::CLONE_NEWUTS)?;
+        setns(self.mnt.as_fd(), CloneFlags::CLONE_NEWNS)
+    }
+}
+
+/// Runs a function inside a node of a lab that is up. Processes that it starts are in the node's namespaces, and
+/// in its cgroup, so that they are treated as the node's own.
+pub fn enter<T: Send>(lab: &Lab, node: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let daemons = ["kubelet", "agent", "dns"];
+    let pid = daemons.iter().find_map(|name| {
+        let path = cgroup::of_daemon(lab, node, name).ok()?;
+        cgroup::processes(&path).first().copied()
+    });
+    let pid = pid.ok_or_else(|| Error::NotUp {
+        name: lab.name().to_owned(),
+    })?;
+    let open = |kind: &str| {
+        let path = format!("/proc/{pid}/ns/{kind}");
+        File::open(&path).map_err(Error::io("open", path))
+    };
+    let namespaces = Namespaces {
+        net: open("net")?,
+        mnt: open("mnt")?,
+        uts: open("uts")?,
+    };
+    let leaf = cgroup::of_daemon(lab, node, "shell")?;
+    cgroup::create(&leaf)?;
+    cgroup::join(&leaf)?;
+    netns::on_thread(|| {
+        namespaces.join().map_err(Error::io("enter the namespaces of", node))?;
+        Ok(work())
+    })
+}
+
+/// A process that has to run as long as the lab is up.
+pub(super) struct Daemon {
+    pub(super) program: PathBuf,
+    pub(super) args: Vec<String>,
+    pub(super) cgroup: PathBuf,
+    pub(super) log: PathBuf,
+    /// The node it runs in; the machine's own namespaces where there is none.
+    pub(super) node: Option<Arc<Namespaces>>,
+}
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// After so long a daemon counts as started, and its next end as a new fault.
+const SETTLED: Duration = Duration::from_secs(10);
+
+impl Daemon {
+    /// Starts the daemon and keeps it running, on a thread of its own.
+    pub(super) fn keep(self) -> Result<(), Error> {
+        cgroup::create(&self.cgroup)?;
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.map_err(Error::io("open the log", &self.log))?;
+        let name = self.args.join(" ");
+        let run = move || {
+            if let Some(node) = &self.node
+                && let Err(error) = node.join()
+            {
+                tracing::error!(daemon = name, %error, "cannot enter the node");
+                return;
+            }
+            let mut backoff = FIRST_BACKOFF;
+            loop {
+                let started = Instant::now();
+                match self.run_once(&log) {
+                    Ok(status) => tracing::warn!(daemon = name, %status, "ended, starting it again"),
+                    Err(error) => tracing::error!(daemon = name, %error, "cannot be started"),
+                }
+                backoff = if started.elapsed() > SETTLED {
+                    FIRST_BACKOFF
+                } else {
+                    backoff
+                };
+                std::thread::sleep(backoff);
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+            }
+        };
+        let spawned = std::thread::Builder::new().spawn(run);
+        spawned.map(drop).map_err(Error::io("start a thread for", "a daemon"))
+    }
+
+    /// The shell moves itself into the cgroup before it becomes the daemon, so that no child can escape it.
+    fn run_once(&self, log: &File) -> std::io::Result<std::process::ExitStatus> {
+        Command::new("/bin/sh")
+            .args(["-c", r#"echo $$ > "$0" && exec "$@""#])
+            .arg(in_own_cgroup_view(&self.cgroup, self.node.is_some()).join("cgroup.procs"))
+            .arg(&self.program)
+            .args(&self.args)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?)
+            .status()
+    }
+}
+
+/// A node sees its own subtree (`…/daemons/agent` below its root) at `/sys/fs/cgroup`.
+fn in_own_cgroup_view(path: &Path, in_node: bool) -> PathBuf {
+    match (in_node, path.parent(), path.file_name()) {
+        (true, Some(_), Some(name)) => Path::new("/sys/fs/cgroup/daemons").join(name),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,34 @@
+//! A lab from nothing and back to nothing: namespaces, cgroups, processes, demo, and the checks that prove it.
+//!
+//! ```text
+//! weft lab up ── spawns ──> supervisor ── starts and restarts ──> api            (root namespace)
+//!     │                          │                                kubelet ┐
+//!     │                          └── makes: segment, nodes         agent  ├ in each node's namespaces
+//!     └── applies the demo, waits for it                           dns    ┘
+//! ```
+//!
+//! All that a lab is on a machine hangs on four handles, and `down` needs nothing else to undo it: one cgroup
+//! subtree (kills every process), the named network namespaces, one tmpfs, and one lock file.
+
+mod bootstrap;
+mod cgroup;
+mod check;
+mod daemon;
+mod error;
+mod exec;
+mod lifecycle;
+mod mounts;
+mod netns;
+mod router;
+mod segment;
+pub mod spec;
+mod supervisor;
+
+pub use check::{Check, check};
+pub use error::Error;
+pub use lifecycle::{Down, Options, Up, down, list, ready, restart, up};
+pub use spec::{Lab, NodeSpec, Spec};
+pub use supervisor::supervise;
+
+/// Runs a function in a node's network and mount namespace, on a thread of its own that ends with it.
+pub use daemon::enter;

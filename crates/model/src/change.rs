@@ -1,0 +1,29 @@
+//! What a watch says, in the order it said it. The whole contract between `cluster` and everyone downstream.
+
+use crate::{EndpointSlice, Node, ObjectKey, Pod, Service};
+
+/// One change to what the cluster wants.
+///
+/// After a (re)list the sender emits every current object and a removal for each that has gone, then
+/// `Synced` once every kind has been listed for the first time. Consumers only ever apply deltas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A Service appeared or changed.
+    Service(Service),
+    /// A Service has gone.
+    ServiceGone(ObjectKey),
+    /// An EndpointSlice appeared or changed.
+    EndpointSlice(EndpointSlice),
+    /// An EndpointSlice has gone.
+    EndpointSliceGone(ObjectKey),
+    /// A Node appeared or changed.
+    Node(Node),
+    /// A Node has gone.
+    NodeGone(String),
+    /// A Pod appeared or changed.
+    Pod(Pod),
+    /// A Pod has gone.
+    PodGone(ObjectKey),
+    /// Every watched kind has been listed once: what is known now is the whole.
+    Synced,
+}

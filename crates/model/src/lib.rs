@@ -1,0 +1,34 @@
+//! The words of Weft: what a cluster wants from its network, and the rules that decide it.
+//!
+//! No I/O, no async, no Kubernetes client. Every room reads and writes these types, and only these;
+//! that is how rooms stay strangers to each other.
+//!
+//! ```text
+//! Kubernetes objects --(cluster)--> Change --> State --compile--> Desired --(dataplane)--> kernel
+//!                                                 \------------------------(dns)--> answers
+//! ```
+
+pub mod change;
+pub mod cni;
+pub mod compile;
+pub mod desired;
+pub mod endpoint;
+pub mod ipam;
+pub mod name;
+pub mod node;
+pub mod pod;
+pub mod report;
+pub mod service;
+pub mod state;
+
+#[cfg(test)]
+mod testing;
+
+pub use change::Change;
+pub use compile::{Backend, Frontend};
+pub use endpoint::{Endpoint, EndpointPort, EndpointSlice};
+pub use name::ObjectKey;
+pub use node::Node;
+pub use pod::Pod;
+pub use service::{Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+pub use state::{Dirty, State};

@@ -1,0 +1,19 @@
+//! A Node as the network sees it: its addresses and the ranges its pods live in.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: String,
+    /// `status.addresses` of type InternalIP, at most one per family in use.
+    pub internal_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`; empty until a controller assigned them.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+}

@@ -1,0 +1,262 @@
+//! What the cluster wants, as far as this node knows it: a plain index fed by changes, without I/O or clocks.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{Change, EndpointSlice, Node, ObjectKey, Pod, Service};
+
+/// What has to be compiled again because of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dirty {
+    /// The frontends and backends of this Service.
+    Service(ObjectKey),
+    /// The addresses, pod CIDRs and routes of this Node.
+    Node(String),
+    /// The addresses of this Pod.
+    Pod(ObjectKey),
+    /// What is known is now the whole: what is only in the kernel may be removed.
+    Synced,
+}
+
+/// Everything known about the cluster, indexed by who refers to whom.
+///
+/// A change names the few keys that it touches, so that work is proportional to the change and never to
+/// the cluster. Applying the same object twice dirties nothing.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    local_node: String,
+    services: HashMap<ObjectKey, Service>,
+    slices: HashMap<ObjectKey, EndpointSlice>,
+    slices_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
+    nodes: BTreeMap<String, Node>,
+    pods: HashMap<ObjectKey, Pod>,
+    synced: bool,
+}
+
+impl State {
+    /// An empty state, seen from the node of this name.
+    pub fn new(local_node: impl Into<String>) -> Self {
+        Self {
+            local_node: local_node.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in one change and returns what it touched, without repetition.
+    pub fn apply(&mut self, change: Change) -> Vec<Dirty> {
+        match change {
+            Change::Service(service) => self.put_service(service),
+            Change::ServiceGone(key) => match self.services.remove(&key) {
+                Some(_) => vec![Dirty::Service(key)],
+                None => vec![],
+            },
+            Change::EndpointSlice(slice) => self.put_slice(slice),
+            Change::EndpointSliceGone(key) => match self.take_slice(&key) {
+                Some(slice) => vec![Dirty::Service(service_of(&slice))],
+                None => vec![],
+            },
+            Change::Node(node) => self.put_node(node),
+            Change::NodeGone(name) => match self.nodes.remove(&name) {
+                Some(old) => self.node_dirt(&old, None),
+                None => vec![],
+            },
+            Change::Pod(pod) => {
+                let key = pod.key.clone();
+                let changed = self.pods.get(&key) != Some(&pod);
+                self.pods.insert(key.clone(), pod);
+                if changed { vec![Dirty::Pod(key)] } else { vec![] }
+            }
+            Change::PodGone(key) => match self.pods.remove(&key) {
+                Some(_) => vec![Dirty::Pod(key)],
+                None => vec![],
+            },
+            Change::Synced if self.synced => vec![],
+            Change::Synced => {
+                self.synced = true;
+                vec![Dirty::Synced]
+            }
+        }
+    }
+
+    fn put_service(&mut self, service: Service) -> Vec<Dirty> {
+        if self.services.get(&service.key) == Some(&service) {
+            return vec![];
+        }
+        let key = service.key.clone();
+        self.services.insert(key.clone(), service);
+        vec![Dirty::Service(key)]
+    }
+
+    fn put_slice(&mut self, slice: EndpointSlice) -> Vec<Dirty> {
+        if self.slices.get(&slice.key) == Some(&slice) {
+            return vec![];
+        }
+        let now = service_of(&slice);
+        let before = self
+            .take_slice(&slice.key)
+            .map(|old| service_of(&old))
+            .filter(|old| *old != now);
+        self.slices_of.entry(now.clone()).or_default().insert(slice.key.clone());
+        self.slices.insert(slice.key.clone(), slice);
+        std::iter::once(now).chain(before).map(Dirty::Service).collect()
+    }
+
+    fn take_slice(&mut self, key: &ObjectKey) -> Option<EndpointSlice> {
+        let slice = self.slices.remove(key)?;
+        let owner = service_of(&slice);
+        if let Some(keys) = self.slices_of.get_mut(&owner) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.slices_of.remove(&owner);
+            }
+        }
+        Some(slice)
+    }
+
+    fn put_node(&mut self, node: Node) -> Vec<Dirty> {
+        if self.nodes.get(&node.name) == Some(&node) {
+            return vec![];
+        }
+        match self.nodes.insert(node.name.clone(), node.clone()) {
+            Some(old) => self.node_dirt(&old, Some(&node)),
+            None => self.node_dirt(
+                &Node {
+                    zone: None,
+                    ..node.clone()
+                },
+                Some(&node),
+            ),
+        }
+    }
+
+    /// A node dirties itself; the local node's zone decides the backends of every Service with zone hints.
+    fn node_dirt(&self, old: &Node, new: Option<&Node>) -> Vec<Dirty> {
+        let mut dirty = vec![Dirty::Node(old.name.clone())];
+        let zone_changed = old.zone.as_deref() != new.and_then(|node| node.zone.as_deref());
+        if old.name == self.local_node && zone_changed {
+            let hinted = self
+                .slices
+                .values()
+                .filter(|slice| slice.endpoints.iter().any(|e| !e.for_zones.is_empty()));
+            let services: BTreeSet<_> = hinted.map(service_of).collect();
+            dirty.extend(services.into_iter().map(Dirty::Service));
+        }
+        dirty
+    }
+
+    /// Name of the node whose view this is.
+    pub fn local_node(&self) -> &str {
+        &self.local_node
+    }
+
+    /// True once every kind has been listed.
+    pub fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// One Service.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// Every Service, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// The EndpointSlices of a Service, in the order of their names.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.slices_of
+            .get(service)
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.slices.get(key))
+    }
+
+    /// One Node.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// Every Node, in the order of their names.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// One Pod.
+    pub fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
+        self.pods.get(key)
+    }
+
+    /// Every Pod, in no order.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values()
+    }
+}
+
+fn service_of(slice: &EndpointSlice) -> ObjectKey {
+    ObjectKey::new(slice.key.namespace.clone(), slice.service.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{endpoint, node, service, slice};
+
+    #[test]
+    fn a_slice_that_moves_to_another_service_dirties_both() {
+        let mut state = State::new("n1");
+        state.apply(Change::EndpointSlice(slice("s", "a", vec![endpoint("10.0.0.1")])));
+        let dirty = state.apply(Change::EndpointSlice(slice("s", "b", vec![endpoint("10.0.0.1")])));
+        let key = |name| Dirty::Service(ObjectKey::new("default", name));
+        assert_eq!(dirty, vec![key("b"), key("a")]);
+        assert_eq!(state.slices_of(&ObjectKey::new("default", "a")).count(), 0);
+    }
+
+    #[test]
+    fn the_same_object_again_dirties_nothing() {
+        let mut state = State::new("n1");
+        let change = Change::Service(service("a", "10.96.0.5"));
+        assert_eq!(state.apply(change.clone()).len(), 1);
+        assert_eq!(state.apply(change), vec![]);
+        assert_eq!(state.apply(Change::Synced), vec![Dirty::Synced]);
+        assert_eq!(state.apply(Change::Synced), vec![]);
+    }
+
+    #[test]
+    fn a_change_of_the_local_zone_dirties_the_services_with_zone_hints() {
+        let mut state = State::new("n1");
+        let mut hinted = endpoint("10.0.0.1");
+        hinted.for_zones = vec!["z".into()];
+        state.apply(Change::EndpointSlice(slice("s", "a", vec![hinted])));
+        state.apply(Change::EndpointSlice(slice("t", "b", vec![endpoint("10.0.0.2")])));
+        let mut local = node("n1");
+        local.zone = Some("z".into());
+        let dirty = state.apply(Change::Node(local));
+        assert_eq!(
+            dirty,
+            vec![Dirty::Node("n1".into()), Dirty::Service(ObjectKey::new("default", "a"))]
+        );
+        assert_eq!(state.apply(Change::Node(node("n2"))), vec![Dirty::Node("n2".into())]);
+        assert_eq!(state.apply(Change::NodeGone("n1".into())).len(), 2);
+    }
+
+    #[test]
+    fn one_endpoint_of_a_hundred_thousand_dirties_one_service() {
+        let mut state = State::new("n1");
+        for number in 0..10_000u32 {
+            let name = format!("s{number}");
+            let address = std::net::Ipv4Addr::from(0x0a60_0000 + number).to_string();
+            let endpoints: Vec<_> = (0..10u32)
+                .map(|e| endpoint(&std::net::Ipv4Addr::from(0x0af4_0000 + number * 10 + e).to_string()))
+                .collect();
+            state.apply(Change::Service(service(&name, &address)));
+            state.apply(Change::EndpointSlice(slice(&name, &name, endpoints)));
+        }
+        let mut changed = state.slices[&ObjectKey::new("default", "s77")].clone();
+        changed.endpoints[3].ready = false;
+        assert_eq!(
+            state.apply(Change::EndpointSlice(changed)),
+            vec![Dirty::Service(ObjectKey::new("default", "s77"))]
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! Whatever order changes come in, what was compiled step by step equals what a full pass over the end state gives.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use weft_model::desired::{Step, Wanted};
+use weft_model::state::{Dirty, State};
+use weft_model::*;
+
+fn key(number: u8) -> ObjectKey {
+    ObjectKey::new("default", format!("s{number}"))
+}
+
+fn service(number: u8, address: u8, local: bool, headless: bool, sctp: bool) -> Change {
+    let protocol = if sctp { Protocol::Sctp } else { Protocol::Tcp };
+    Change::Service(Service {
+        key: key(number),
+        type_: ServiceType::ClusterIp,
+        cluster_ips: vec![
+            format!("10.96.0.{address}").parse().unwrap(),
+            "fd00::1".parse().unwrap(),
+        ],
+        headless,
+        external_ips: vec![],
+        load_balancer_ips: vec![],
+        external_name: None,
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol,
+            port: 80,
+            node_port: None,
+        }],
+        internal_traffic_policy: if local {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        },
+        external_traffic_policy: TrafficPolicy::Cluster,
+        session_affinity: SessionAffinity::None,
+        publish_not_ready: false,
+        traffic_distribution: None,
+        foreign: false,
+    })
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    (0u8..6, any::<bool>(), any::<bool>(), 0u8..3, 0u8..3, 0u8..3).prop_map(
+        |(address, ready, draining, node, hint, zone)| Endpoint {
+            addresses: vec![format!("10.244.0.{address}").parse().unwrap()],
+            ready,
+            serving: ready || draining,
+            terminating: draining,
+            hostname: None,
+            node_name: Some(format!("n{node}")),
+            zone: None,
+            for_nodes: (hint > 0).then(|| format!("n{hint}")).into_iter().collect(),
+            for_zones: (zone > 0).then(|| format!("z{zone}")).into_iter().collect(),
+            pod: None,
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (0u8..3, 1u8..4, any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(n, a, local, headless, sctp)| service(n, a, local, headless, sctp)),
+        (0u8..3).prop_map(|n| Change::ServiceGone(key(n))),
+        (0u8..3, 0u8..3, prop::collection::vec(endpoint(), 0..4)).prop_map(|(name, of, endpoints)| {
+            Change::EndpointSlice(EndpointSlice {
+                key: ObjectKey::new("default", format!("slice{name}")),
+                service: format!("s{of}"),
+                ports: vec![EndpointPort {
+                    name: String::new(),
+                    protocol: Protocol::Tcp,
+                    port: Some(8080),
+                }],
+                endpoints,
+            })
+        }),
+        (0u8..3).prop_map(|n| Change::EndpointSliceGone(ObjectKey::new("default", format!("slice{n}")))),
+        (0u8..3, 0u8..3, 1u8..4, 0u8..3).prop_map(|(name, zone, address, cidr)| {
+            Change::Node(Node {
+                name: format!("n{name}"),
+                internal_ips: vec![format!("10.89.0.{address}").parse().unwrap()],
+                pod_cidrs: vec![format!("10.244.{cidr}.0/24").parse().unwrap()],
+                zone: (zone > 0).then(|| format!("z{zone}")),
+            })
+        }),
+        (0u8..3).prop_map(|n| Change::NodeGone(format!("n{n}"))),
+        Just(Change::Synced),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn incremental_equals_full(changes in prop::collection::vec(change(), 0..60)) {
+        let mut state = State::new("n1");
+        let mut wanted = Wanted::default();
+        let mut wanted_routes = Wanted::default();
+        let mut frontends = BTreeMap::new();
+        for change in changes {
+            for dirty in state.apply(change) {
+                match dirty {
+                    Dirty::Service(key) => {
+                        for step in wanted.set(&key, compile::service(&state, &key)) {
+                            match step {
+                                Step::Put(key, value) => { frontends.insert(key, value); }
+                                Step::Remove(key) => { frontends.remove(&key); }
+                            }
+                        }
+                    }
+                    Dirty::Node(name) => { wanted_routes.set(&name, compile::routes(&state, &name)); }
+                    Dirty::Pod(_) | Dirty::Synced => {}
+                }
+            }
+        }
+        let mut full = Wanted::default();
+        for service in state.services() {
+            full.set(&service.key, compile::service(&state, &service.key));
+        }
+        let full: BTreeMap<_, _> = full.iter().map(|(k, v)| (*k, v.clone())).collect();
+        prop_assert_eq!(frontends, full);
+        let mut full = Wanted::default();
+        for node in state.nodes() {
+            full.set(&node.name, compile::routes(&state, &node.name));
+        }
+        let full: BTreeMap<_, _> = full.iter().map(|(k, v)| (*k, *v)).collect();
+        let incremental: BTreeMap<_, _> = wanted_routes.iter().map(|(k, v)| (*k, *v)).collect();
+        prop_assert_eq!(incremental, full);
+    }
+}

@@ -1,0 +1,164 @@
+//! Keys and values of the maps: what the agent writes and the kernel programs read.
+//!
+//! Every type is `repr(C)`, has no padding and no invalid bit pattern (hence integers instead of `bool` and enums):
+//! the kernel compares keys byte by byte, and any bytes may come back. [`ABI_VERSION`] changes whenever a layout or
+//! the meaning of a field does.
+
+use crate::{Addr, Port};
+
+/// Version of these layouts. It sits in a pinned map; an agent refuses pins of another version.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps, as the programs define them and as they are pinned.
+pub mod name {
+    /// Index 0 holds [`super::ABI_VERSION`].
+    pub const ABI: &str = "ABI";
+    /// [`Addr`](crate::Addr) -> [`super::Pod`]: the pods of this node.
+    pub const PODS: &str = "PODS";
+    /// [`super::Frontend`] -> [`super::Service`].
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// [`super::BackendKey`] -> [`super::SockAddr`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`super::PeerKey`] -> [`super::SockAddr`]: the service address that a socket's peer stands for.
+    pub const PEERS: &str = "PEERS";
+    /// [`Reason`](crate::Reason) as index -> packets or calls, per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// All of them.
+    pub const ALL: [&str; 6] = [ABI, PODS, FRONTENDS, BACKENDS, PEERS, COUNTERS];
+}
+
+/// Marks types that may be handed to the kernel and taken from it as bytes.
+///
+/// # Safety
+/// The type is `repr(C)` or `repr(transparent)`, has no padding, and every bit pattern of its size is a value of it.
+pub unsafe trait Plain: Copy + 'static {}
+
+macro_rules! plain {
+    ($($type:ty: $size:expr),+ $(,)?) => {$(
+        const _: () = assert!(size_of::<$type>() == $size, "the fields must fill the type: no padding");
+        // SAFETY: repr(C) of integers only, and the assertion above compares its size with the sum of its fields'.
+        unsafe impl Plain for $type {}
+    )+};
+}
+
+plain! {
+    Addr: 16,
+    Pod: 4 + 6 + 6,
+    Frontend: 16 + 2 + 1 + 5,
+    Service: 4 + 4,
+    BackendKey: 4 + 4,
+    SockAddr: 16 + 2 + 6,
+    PeerKey: 8 + 16 + 2 + 6,
+    u32: 4,
+    u64: 8,
+}
+
+/// A pod of this node, found by any of its addresses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Interface index of the host side of its veth, host byte order.
+    pub ifindex: u32,
+    /// Ethernet address of the pod's side.
+    pub mac: [u8; 6],
+    /// Ethernet address of the host's side: the pod's gateway.
+    pub host_mac: [u8; 6],
+}
+
+/// Where a service is reached: the key of its backends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Frontend {
+    /// Address of the service.
+    pub addr: Addr,
+    /// Port of the service, network byte order.
+    pub port: Port,
+    /// IP protocol number: 6 or 17.
+    pub protocol: u8,
+    /// Always zero.
+    pub zero: [u8; 5],
+}
+
+impl Frontend {
+    /// A frontend.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Port, protocol: u8) -> Self {
+        Self {
+            addr,
+            port,
+            protocol,
+            zero: [0; 5],
+        }
+    }
+}
+
+/// The backends of a frontend: slots `0..count` of set `set`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Number of the backend set, host byte order; no two frontends share one.
+    pub set: u32,
+    /// How many backends it has, host byte order. None: connections are refused.
+    pub count: u32,
+}
+
+/// One backend's place.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendKey {
+    /// [`Service::set`], host byte order.
+    pub set: u32,
+    /// Slot in the set, host byte order.
+    pub slot: u32,
+}
+
+/// An address and a port: a backend, or what a socket believes to talk to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SockAddr {
+    /// The address.
+    pub addr: Addr,
+    /// The port, network byte order.
+    pub port: Port,
+    /// Always zero.
+    pub zero: [u16; 3],
+}
+
+impl SockAddr {
+    /// An address and port.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Port) -> Self {
+        Self {
+            addr,
+            port,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// One peer of one socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerKey {
+    /// The kernel's cookie of the socket, host byte order; never used twice.
+    pub cookie: u64,
+    /// Address of the backend.
+    pub addr: Addr,
+    /// Port of the backend, network byte order.
+    pub port: Port,
+    /// Always zero.
+    pub zero: [u16; 3],
+}
+
+impl PeerKey {
+    /// The place of what `backend` stands for to the socket `cookie`.
+    #[inline(always)]
+    pub const fn new(cookie: u64, backend: &SockAddr) -> Self {
+        Self {
+            cookie,
+            addr: backend.addr,
+            port: backend.port,
+            zero: [0; 3],
+        }
+    }
+}

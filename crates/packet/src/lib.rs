@@ -1,0 +1,34 @@
+//! The way of a packet through a node: parsing, rewriting, service and pod lookup, verdicts.
+//!
+//! `no_std`, and generic over two small traits: [`Packet`] (how to read and rewrite a packet) and [`Maps`]
+//! (how to look something up). The kernel programs instantiate the walk with the kernel's packets and maps; tests,
+//! the fuzzer and `weft trace` with their own. So an explanation is the datapath's own code, and cannot drift from it.
+//!
+//! | place | function |
+//! | --- | --- |
+//! | a packet leaves a pod (tcx ingress on the host side of its veth) | [`pod::from_pod`] |
+//! | a socket connects or sends | [`service::connect`], [`service::send`] |
+//! | a socket receives, or asks who its peer is | [`service::source`] |
+//!
+//! Everything is `#[inline(always)]`: the kernel programs are one function each, which the verifier walks once.
+
+#![no_std]
+
+#[cfg(any(test, feature = "host"))]
+extern crate std;
+
+pub mod access;
+pub mod addr;
+pub mod checksum;
+pub mod header;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
+pub mod layout;
+pub mod pod;
+pub mod service;
+pub mod verdict;
+
+pub use access::{Maps, Packet};
+pub use addr::{Addr, Port};
+pub use layout::{ABI_VERSION, BackendKey, Frontend, PeerKey, Plain, Pod, Service, SockAddr};
+pub use verdict::{Reason, Verdict};

@@ -1,0 +1,107 @@
+//! The node agent: wires watch, compilation, dataplane and the CNI socket. Decides nothing itself.
+//!
+//! ```text
+//! API server -> cluster::watch -> State -> compile -> Wanted -> datapath, routes      (cluster.rs)
+//! runtime -> weft-cni -> socket (server.rs) -> pods.rs -> addresses, link, datapath   -> attachments.rs
+//! everything -> report.rs -> NodeNetwork
+//! ```
+//!
+//! Killed at any moment it loses nothing: links, maps and routes stay in the kernel, attachments on disk, and the
+//! next one compares all of it with what is wanted.
+
+mod attachments;
+mod cluster;
+mod conflist;
+mod node;
+mod pods;
+mod report;
+mod server;
+mod spool;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use weft_cluster::Kind;
+use weft_dataplane::bpf;
+
+use node::Node;
+
+/// Command line.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Name of this node, as its Node object has it.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// Where the API server is and who asks; without it, the service account of the pod that this runs in.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Directory of the CNI socket, of what is known about attached pods, and of requests made while away.
+    #[arg(long, default_value = "/run/weft")]
+    state_dir: PathBuf,
+    /// Where the configuration for the container runtime is put once this node can take pods.
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+    /// A mounted BPF file system; maps and links are pinned below `weft/` in it.
+    #[arg(long, default_value = "/sys/fs/bpf")]
+    bpf_dir: PathBuf,
+    /// The cgroup (version 2) of every process that is to see services; found if not given.
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    crate::log_to_stderr();
+    crate::daemon_runtime()?.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
+    let datapath = bpf::Datapath::open(bpf::Config {
+        cgroup: args.cgroup.clone().unwrap_or_else(find_cgroup),
+        pin_dir: args.bpf_dir.join("weft"),
+    })?;
+    weft_dataplane::net::sysctl::enable_forwarding()?;
+    let node = Arc::new(Node::open(&args.node_name, &args.state_dir, datapath)?);
+    node.take_over().await?;
+    node.finish_spooled().await;
+    let listener = server::listen(&args.state_dir)?;
+    info!(node = args.node_name, server = client.server(), socket = %listener.path.display(), "agent started");
+
+    let changes = weft_cluster::watch(&client, &[Kind::Services, Kind::EndpointSlices, Kind::Nodes]);
+    tokio::spawn(cluster::follow(node.clone(), changes));
+    tokio::spawn(server::run(node.clone(), listener.socket));
+    tokio::spawn(conflist::install_when_ready(
+        node.clone(),
+        args.cni_conf_dir.clone(),
+        args.state_dir.clone(),
+    ));
+    tokio::spawn(report::run(node.clone(), client, args.cni_conf_dir));
+    tokio::spawn(spool::watch(node));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("agent stops; pods keep their network, services stay as they are");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The unified hierarchy: alone at the usual place, or beside version 1.
+fn find_cgroup() -> PathBuf {
+    let usual = Path::new("/sys/fs/cgroup");
+    let hybrid = usual.join("unified");
+    // Only version 2 has this file in every directory.
+    if !usual.join("cgroup.controllers").exists() && hybrid.exists() {
+        hybrid
+    } else {
+        usual.to_owned()
+    }
+}

@@ -1,0 +1,219 @@
+//! What the agent knows and has on this node, shared by all of its tasks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::warn;
+use weft_dataplane::bpf::{self, Datapath, PodHooks};
+use weft_dataplane::net::{self, Rtnl, name, uplink};
+use weft_model::cni::AttachmentId;
+use weft_model::ipam::Ipam;
+
+use super::attachments::{Attachment, Store};
+
+/// What pods have to wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Readiness {
+    /// The API server has told everything once.
+    pub(super) synced: bool,
+    /// The Node object exists.
+    pub(super) known: bool,
+    /// The node has ranges for its pods.
+    pub(super) has_ranges: bool,
+    /// The node's own addresses.
+    pub(super) node_ips: Vec<IpAddr>,
+}
+
+/// How services and routes are doing, for the report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    pub(super) services: usize,
+    pub(super) frontends: usize,
+    pub(super) backends: usize,
+    pub(super) service_errors: BTreeMap<String, String>,
+    pub(super) peers: usize,
+    pub(super) routes: usize,
+    pub(super) route_errors: BTreeMap<String, String>,
+    /// Why pods cannot reach what is outside of the cluster.
+    pub(super) masquerade_error: Option<String>,
+}
+
+/// This node.
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) state_dir: PathBuf,
+    pub(super) rtnl: Rtnl,
+    pub(super) store: Store,
+    pub(super) ready: watch::Sender<Readiness>,
+    /// How long ADD waits for what the node itself lacks.
+    pub(super) patience: Duration,
+    datapath: Mutex<Datapath>,
+    hooks: PodHooks,
+    ipam: Mutex<Ipam>,
+    attachments: Mutex<BTreeMap<AttachmentId, Attachment>>,
+    progress: Mutex<Progress>,
+    /// One at a time for each interface of each container.
+    busy: Mutex<HashMap<AttachmentId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is done under these locks leaves them half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    pub(super) fn open(name: &str, state_dir: &Path, datapath: Datapath) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            state_dir: state_dir.to_owned(),
+            rtnl: Rtnl::connect()?,
+            store: Store::open(state_dir.join("attachments"))?,
+            ready: watch::Sender::default(),
+            patience: Duration::from_secs(8),
+            hooks: datapath.pod_hooks(),
+            datapath: Mutex::new(datapath),
+            ipam: Mutex::new(Ipam::new(name)),
+            attachments: Mutex::default(),
+            progress: Mutex::default(),
+            busy: Mutex::default(),
+        })
+    }
+
+    pub(super) fn datapath(&self) -> MutexGuard<'_, Datapath> {
+        lock(&self.datapath)
+    }
+
+    /// Attaches a pod's hooks. The kernel takes its time, so this is done aside.
+    pub(super) async fn attach_hooks(&self, index: u32) -> anyhow::Result<()> {
+        let hooks = self.hooks.clone();
+        Ok(tokio::task::spawn_blocking(move || hooks.attach(index)).await??)
+    }
+
+    /// Takes a pod's hooks off, or lets go of what is left of them when the interface has gone.
+    pub(super) async fn detach_hooks(&self, index: u32) -> anyhow::Result<()> {
+        let hooks = self.hooks.clone();
+        Ok(tokio::task::spawn_blocking(move || hooks.detach(index)).await??)
+    }
+
+    pub(super) fn ipam(&self) -> MutexGuard<'_, Ipam> {
+        lock(&self.ipam)
+    }
+
+    pub(super) fn attachments(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Attachment>> {
+        lock(&self.attachments)
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        lock(&self.progress)
+    }
+
+    /// Waits until nobody else works on this interface, and keeps others off until the guard goes.
+    pub(super) async fn turn(&self, id: &AttachmentId) -> tokio::sync::OwnedMutexGuard<()> {
+        let mine = {
+            let mut busy = lock(&self.busy);
+            // Nobody but the map holds the lock of an interface that nobody works on.
+            busy.retain(|_, other| Arc::strong_count(other) > 1);
+            busy.entry(id.clone()).or_default().clone()
+        };
+        mine.lock_owned().await
+    }
+
+    /// The uplink's MTU, and those of the node's addresses that are on this machine.
+    pub(super) async fn uplink(&self) -> Result<(u32, Vec<IpAddr>), net::NetError> {
+        let node_ips = self.ready.borrow().node_ips.clone();
+        let found = uplink::find(&self.rtnl, &node_ips).await?;
+        Ok(found.map_or((uplink::DEFAULT_MTU, vec![]), |uplink| (uplink.mtu, uplink.node_ips)))
+    }
+
+    /// Takes over what an earlier agent left: the union of what was recorded and what is in the kernel, so that
+    /// what is only in one of them goes.
+    pub(super) async fn take_over(&self) -> anyhow::Result<()> {
+        let links: HashMap<String, net::Link> = self
+            .rtnl
+            .links()
+            .await?
+            .into_iter()
+            .map(|link| (link.name.clone(), link))
+            .collect();
+        let mut alive: BTreeMap<AttachmentId, (Attachment, u32)> = BTreeMap::new();
+        for attachment in self.store.load()? {
+            match links.get(&attachment.link.host_ifname) {
+                Some(link) => {
+                    self.reserve(&attachment);
+                    alive.insert(attachment.id.clone(), (attachment, link.index));
+                }
+                // The namespace went while nobody looked, and its link with it.
+                None => self.store.remove(&attachment.id)?,
+            }
+        }
+        let known: Vec<&str> = alive
+            .values()
+            .map(|(attachment, _)| attachment.link.host_ifname.as_str())
+            .collect();
+        for (link, _) in links
+            .iter()
+            .filter(|(link, _)| name::is_host_side(link) && !known.contains(&link.as_str()))
+        {
+            warn!(
+                link,
+                "removing a pod's link that nobody asked for: of an attempt that was interrupted"
+            );
+            self.rtnl.remove_link(link).await?;
+        }
+        self.take_over_datapath(alive.values())?;
+        *self.attachments() = alive
+            .into_iter()
+            .map(|(id, (attachment, _))| (id, attachment))
+            .collect();
+        Ok(())
+    }
+
+    fn reserve(&self, attachment: &Attachment) {
+        let owner = owner(&attachment.id);
+        for ip in &attachment.link.ips {
+            if let Err(other) = self.ipam().reserve(*ip, &owner) {
+                warn!("{ip} belongs to both {owner} and {other}; delete one of the pods");
+            }
+        }
+    }
+
+    fn take_over_datapath<'a>(&self, alive: impl Iterator<Item = &'a (Attachment, u32)> + Clone) -> anyhow::Result<()> {
+        let mut datapath = self.datapath();
+        for (attachment, index) in alive.clone() {
+            for ip in &attachment.link.ips {
+                datapath.set_pod(*ip, entry(&attachment.link, *index))?;
+            }
+            datapath.attach_pod(*index)?;
+        }
+        let ours = |ip: &IpAddr| alive.clone().any(|(attachment, _)| attachment.link.ips.contains(ip));
+        for ip in datapath.pods().into_keys().filter(|ip| !ours(ip)) {
+            datapath.remove_pod(ip)?;
+        }
+        for index in datapath
+            .attached()?
+            .into_iter()
+            .filter(|index| !alive.clone().any(|(_, ours)| ours == index))
+        {
+            datapath.detach_pod(index)?;
+        }
+        Ok(())
+    }
+}
+
+/// Who an address belongs to.
+pub(super) fn owner(id: &AttachmentId) -> String {
+    format!("{}@{}", id.container_id, id.ifname)
+}
+
+/// A pod's link as the datapath wants it.
+pub(super) fn entry(link: &net::PodLink, ifindex: u32) -> bpf::PodLink {
+    bpf::PodLink {
+        ifindex,
+        mac: link.mac.0,
+        host_mac: link.host_mac.0,
+    }
+}

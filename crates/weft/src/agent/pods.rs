@@ -1,0 +1,374 @@
+//! Attaching pods and letting them go: what the CNI plugin asks for.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+use weft_dataplane::net::{self, NetError, PodLink, gateway_for, name, pod};
+use weft_model::ObjectKey;
+use weft_model::cni::{
+    AddResult, AttachmentId, CniError, Command, Interface, IpConfig, Request, Response, Route, code,
+};
+
+use super::attachments::Attachment;
+use super::node::{Node, Readiness, entry, owner};
+
+impl Node {
+    /// Does what the runtime asks for.
+    pub(super) async fn handle(&self, request: Request) -> Response {
+        let outcome = match request.command {
+            Command::Add => self.add(&request).await.map(Some),
+            Command::Del => self.del(&id_of(&request)).await.map(|()| None),
+            Command::Check => self.check(&request).await.map(|()| None),
+            Command::Gc => self.gc(&request.valid_attachments).await.map(|()| None),
+            Command::Status => self.status().map(|()| None),
+        };
+        match outcome {
+            Ok(result) => Response { result, error: None },
+            Err(error) => {
+                warn!(command = ?request.command, container = request.container_id, code = error.code, "{}: {}", error.msg, error.details);
+                Response {
+                    result: None,
+                    error: Some(error),
+                }
+            }
+        }
+    }
+
+    async fn add(&self, request: &Request) -> Result<AddResult, CniError> {
+        let id = id_of(request);
+        let netns = request.netns.clone().unwrap_or_default();
+        self.wait_until_ready().await?;
+        let _turn = self.turn(&id).await;
+        let (uplink_mtu, node_ips) = self
+            .uplink()
+            .await
+            .map_err(|error| failed("cannot find the uplink", &error))?;
+        let (mac, host_mac) = name::macs(&id.container_id, &id.ifname);
+        let mut link = PodLink {
+            netns: PathBuf::from(&netns),
+            ifname: id.ifname.clone(),
+            host_ifname: name::host_side(&id.container_id, &id.ifname),
+            mac,
+            host_mac,
+            ips: vec![],
+            mtu: request.mtu.unwrap_or(uplink_mtu),
+            node_ips,
+        };
+        self.refuse_twice(&id, &link).await?;
+        link.ips = self.allocate(&id)?;
+        match self.attach(&id, pod_of(request), &link).await {
+            Ok(()) => {
+                info!(container = id.container_id, pod = ?pod_of(request).map(|pod| pod.to_string()), ips = ?link.ips, "attached");
+                Ok(result(&link))
+            }
+            Err(error) => {
+                self.undo(&id, &link).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The pod's addresses, routes and services have to be known before it may start.
+    async fn wait_until_ready(&self) -> Result<(), CniError> {
+        let mut ready = self.ready.subscribe();
+        let complete = |ready: &Readiness| ready.synced && ready.has_ranges;
+        if tokio::time::timeout(self.patience, ready.wait_for(complete))
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let ready = self.ready.borrow().clone();
+        let name = &self.name;
+        let (msg, details) = match ready {
+            Readiness { synced: false, .. } => (
+                format!("node {name} has not heard from the API server yet"),
+                "the agent keeps trying; `weft status` on a machine that reaches the API server says more".to_owned(),
+            ),
+            Readiness { known: false, .. } => (
+                format!("there is no Node object called {name}"),
+                "register the node, or correct the agent's --node-name".to_owned(),
+            ),
+            _ => (
+                format!("node {name} has no pod CIDR"),
+                "a controller has to assign spec.podCIDRs (kube-controller-manager: --allocate-node-cidrs=true)"
+                    .to_owned(),
+            ),
+        };
+        Err(CniError::new(code::TRY_AGAIN, msg, details))
+    }
+
+    /// ADD of what is attached already is an error, and leaves the first attachment as it is.
+    async fn refuse_twice(&self, id: &AttachmentId, link: &PodLink) -> Result<(), CniError> {
+        let Some(known) = self.attachments().get(id).cloned() else {
+            return Ok(());
+        };
+        let there = self
+            .rtnl
+            .link(&known.link.host_ifname)
+            .await
+            .map_err(|error| failed("cannot look at links", &error))?;
+        if there.is_some() {
+            let error = NetError::InterfaceExists {
+                ifname: link.ifname.clone(),
+                netns: link.netns.clone(),
+            };
+            return Err(failed("cannot connect the pod", &error));
+        }
+        self.release(id).await
+    }
+
+    fn allocate(&self, id: &AttachmentId) -> Result<Vec<IpAddr>, CniError> {
+        let mut ipam = self.ipam();
+        ipam.allocate(&owner(id)).map_err(|error| {
+            CniError::new(
+                code::TRY_AGAIN,
+                format!("no address for the pod on node {}", self.name),
+                error.to_string(),
+            )
+        })
+    }
+
+    /// On success everything about the pod is in the kernel and on disk.
+    async fn attach(&self, id: &AttachmentId, pod: Option<ObjectKey>, link: &PodLink) -> Result<(), CniError> {
+        let index = pod::set_up(&self.rtnl, link)
+            .await
+            .map_err(|error| failed("cannot connect the pod", &error))?;
+        let attachment = Attachment {
+            id: id.clone(),
+            pod,
+            link: link.clone(),
+            created: now(),
+        };
+        self.hook(link, index).await.map_err(|error| {
+            CniError::new(
+                code::SETUP,
+                "cannot put the pod into the datapath",
+                format!("{error:#}"),
+            )
+        })?;
+        self.store
+            .save(&attachment)
+            .map_err(|error| CniError::new(code::IO, "cannot record the pod's attachment", format!("{error:#}")))?;
+        self.attachments().insert(id.clone(), attachment);
+        Ok(())
+    }
+
+    /// The addresses first: once the hooks are there, the pod can send from those only.
+    async fn hook(&self, link: &PodLink, index: u32) -> anyhow::Result<()> {
+        for ip in &link.ips {
+            self.datapath().set_pod(*ip, entry(link, index))?;
+        }
+        self.attach_hooks(index).await
+    }
+
+    /// Takes back a failed ADD.
+    async fn undo(&self, id: &AttachmentId, link: &PodLink) {
+        // An interface that was there before is not ours to remove: set_up has cleaned up after itself.
+        if let Err(error) = self.detach(link).await {
+            warn!(
+                container = id.container_id,
+                "cannot undo a failed ADD: {error:#}; the next start of the agent does"
+            );
+        }
+        self.ipam().release(&owner(id));
+    }
+
+    /// DEL, of what was never added too.
+    pub(super) async fn del(&self, id: &AttachmentId) -> Result<(), CniError> {
+        let _turn = self.turn(id).await;
+        self.release(id).await
+    }
+
+    async fn release(&self, id: &AttachmentId) -> Result<(), CniError> {
+        let known = self.attachments().get(id).cloned();
+        let problem = |error: anyhow::Error| {
+            CniError::new(
+                code::SETUP,
+                "cannot disconnect the pod",
+                format!("{error:#}; the runtime may try again"),
+            )
+        };
+        match &known {
+            Some(attachment) => self.detach(&attachment.link).await.map_err(problem)?,
+            None => {
+                let host_ifname = name::host_side(&id.container_id, &id.ifname);
+                pod::tear_down(&self.rtnl, &host_ifname)
+                    .await
+                    .map_err(|error| problem(error.into()))?;
+            }
+        }
+        self.store.remove(id).map_err(problem)?;
+        self.attachments().remove(id);
+        self.ipam().release(&owner(id));
+        if known.is_some() {
+            info!(container = id.container_id, "detached");
+        }
+        Ok(())
+    }
+
+    /// Takes a pod out of the datapath, and its link away: its hooks go with it, and only their pins are left.
+    async fn detach(&self, link: &PodLink) -> anyhow::Result<()> {
+        // Where the link has gone already, the datapath knows which one it was.
+        let mut index = self.rtnl.link(&link.host_ifname).await?.map(|link| link.index);
+        {
+            let mut datapath = self.datapath();
+            let entries = datapath.pods();
+            for (ip, entry) in link.ips.iter().filter_map(|ip| Some((ip, entries.get(ip)?))) {
+                if *index.get_or_insert(entry.ifindex) == entry.ifindex {
+                    datapath.remove_pod(*ip)?;
+                }
+            }
+        }
+        pod::tear_down(&self.rtnl, &link.host_ifname).await?;
+        match index {
+            Some(index) => self.detach_hooks(index).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn check(&self, request: &Request) -> Result<(), CniError> {
+        let id = id_of(request);
+        let differs = |details: String| CniError::new(code::CHECK, "the pod's network is not as ADD left it", details);
+        let Some(attachment) = self.attachments().get(&id).cloned() else {
+            let details = "delete the pod, so that it is started anew";
+            return Err(CniError::new(
+                code::UNKNOWN_CONTAINER,
+                format!("container {} is not attached", id.container_id),
+                details,
+            ));
+        };
+        let link = &attachment.link;
+        let expected = request.prev_result.clone().unwrap_or_default();
+        // A later plugin of the chain may have added addresses, but ours must be there.
+        let mut lacking = link
+            .ips
+            .iter()
+            .filter(|ip| !expected.ips.iter().any(|config| config.address.addr() == **ip));
+        if let Some(ip) = lacking.next() {
+            return Err(differs(format!("prevResult lacks the pod's address {ip}")));
+        }
+        let mut now = link.clone();
+        if let Some(netns) = &request.netns {
+            now.netns = netns.into();
+        }
+        pod::check(&self.rtnl, &now)
+            .await
+            .map_err(|error| differs(error.to_string()))?;
+        let index = self
+            .rtnl
+            .link(&link.host_ifname)
+            .await
+            .map_err(|error| differs(error.to_string()))?;
+        let index = index.map(|link| link.index).unwrap_or_default();
+        let datapath = self.datapath();
+        let entries = datapath.pods();
+        if let Some(ip) = link.ips.iter().find(|ip| entries.get(ip) != Some(&entry(link, index))) {
+            return Err(differs(format!("the datapath has lost the pod's address {ip}")));
+        }
+        match datapath.attached() {
+            Ok(attached) if attached.contains(&index) => Ok(()),
+            Ok(_) => Err(differs(format!("the hooks of {} are gone", link.host_ifname))),
+            Err(error) => Err(differs(error.to_string())),
+        }
+    }
+
+    /// Frees everything that is not in the list; goes on where one fails.
+    async fn gc(&self, valid: &[AttachmentId]) -> Result<(), CniError> {
+        let stale: Vec<_> = self
+            .attachments()
+            .keys()
+            .filter(|id| !valid.contains(id))
+            .cloned()
+            .collect();
+        let mut first = Ok(());
+        for id in stale {
+            info!(container = id.container_id, "not in use any more, says the runtime");
+            if let Err(error) = self.del(&id).await {
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    fn status(&self) -> Result<(), CniError> {
+        let ready = self.ready.borrow().clone();
+        let unavailable =
+            |details: String| CniError::new(code::NOT_AVAILABLE, "pods cannot be added on this node", details);
+        if !ready.synced {
+            return Err(unavailable("the API server has not been heard from yet".into()));
+        }
+        if !ready.has_ranges {
+            return Err(unavailable(format!("node {} has no pod CIDR", self.name)));
+        }
+        match self
+            .ipam()
+            .usage()
+            .into_iter()
+            .find(|usage| usage.used >= usage.capacity)
+        {
+            Some(full) => Err(unavailable(format!(
+                "pod CIDR {} is full ({} addresses)",
+                full.cidr, full.capacity
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn failed(msg: &str, error: &dyn std::error::Error) -> CniError {
+    CniError::new(code::SETUP, msg, error.to_string())
+}
+
+fn id_of(request: &Request) -> AttachmentId {
+    AttachmentId {
+        container_id: request.container_id.clone(),
+        ifname: request.ifname.clone(),
+    }
+}
+
+fn pod_of(request: &Request) -> Option<ObjectKey> {
+    Some(ObjectKey::new(
+        request.arg("K8S_POD_NAMESPACE")?,
+        request.arg("K8S_POD_NAME")?,
+    ))
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn result(link: &PodLink) -> AddResult {
+    let host = Interface {
+        name: link.host_ifname.clone(),
+        mac: link.host_mac.to_string(),
+        mtu: Some(link.mtu),
+        sandbox: String::new(),
+    };
+    let inside = Interface {
+        name: link.ifname.clone(),
+        mac: link.mac.to_string(),
+        mtu: Some(link.mtu),
+        sandbox: link.netns.display().to_string(),
+    };
+    let ip = |ip: &IpAddr| IpConfig {
+        version: None,
+        interface: Some(1),
+        address: IpNet::from(*ip),
+        gateway: Some(gateway_for(*ip)),
+    };
+    let route = |ip: &IpAddr| Route {
+        dst: net::default_of(*ip),
+        gw: Some(gateway_for(*ip)),
+    };
+    AddResult {
+        interfaces: vec![host, inside],
+        ips: link.ips.iter().map(ip).collect(),
+        routes: link.ips.iter().map(route).collect(),
+    }
+}

@@ -1,0 +1,46 @@
+//! Benchmarks: tables and JSON of this network beside its peers.
+
+mod cgroup;
+mod load;
+mod netns;
+mod path;
+mod report;
+mod rules;
+mod subject;
+mod weft;
+
+use std::process::ExitCode;
+
+/// Command line.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// The way of a packet: round trips and connections over Weft, bare links and kube-proxy's rules.
+    Path(path::Args),
+}
+
+/// How the result is printed.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (report, output) = match args.what {
+        What::Path(args) => (path::run(&args)?, args.output),
+    };
+    match output {
+        Output::Table => say!("{}", report.to_string().trim_end()),
+        Output::Json => say!("{}", serde_json::to_string_pretty(&report)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
