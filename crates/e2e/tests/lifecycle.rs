@@ -92,7 +92,7 @@ fn down_after_any_kill() {
 
 fn up_after_the_supervisor_was_killed() {
     let lab = Lab::own("again", &["--nodes", "1"]);
-    lab.kill("supervisor", None);
+    assert_eq!(lab.kill("supervisor", None), 1);
     let listed = weft(&["lab", "list"]).good();
     assert!(
         listed

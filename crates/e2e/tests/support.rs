@@ -187,12 +187,17 @@ impl Lab {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// `kill -9` of a component; how many processes it was.
+    /// `kill -9` of a component; how many processes it was. They are gone when this returns: a killed process ends
+    /// in its own time, which on a busy machine is a while.
     pub(crate) fn kill(&self, component: &str, node: Option<&str>) -> usize {
         let pids = self.pids(component, node);
         for pid in &pids {
             Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap();
         }
+        eventually(&format!("{component} is gone"), || {
+            let left = self.pids(component, node);
+            !pids.iter().any(|pid| left.contains(pid))
+        });
         pids.len()
     }
 }

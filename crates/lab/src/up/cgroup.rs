@@ -53,6 +53,18 @@ pub(super) fn processes(path: &Path) -> Vec<i32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
+/// False of a process that has been killed and only takes its time to end.
+pub(super) fn lives_on(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let killed = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & (1 << (nix::libc::SIGKILL - 1)) != 0);
+    // Past the signal, the program is let go of first.
+    !killed && fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+}
+
 /// Moves the calling process.
 pub(super) fn join(path: &Path) -> Result<(), Error> {
     let procs = path.join("cgroup.procs");
@@ -86,4 +98,24 @@ fn remove_tree(path: &Path) -> std::io::Result<()> {
         }
     }
     fs::remove_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_killed_does_not_live_on() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(lives_on(pid));
+        child.kill().unwrap();
+        // Nobody has waited for it yet: it is still listed.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while lives_on(pid) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!lives_on(pid));
+        child.wait().unwrap();
+    }
 }

@@ -132,10 +132,11 @@ pub fn restart(lab: &Lab, component: &str, node: Option<&str>) -> Result<usize, 
 }
 
 fn running(lab: &Lab) -> Result<Option<Spec>, Error> {
-    if cgroup::processes(&cgroup::of_control(lab, "supervisor")?).is_empty() {
-        return Ok(None);
+    let supervisor = cgroup::processes(&cgroup::of_control(lab, "supervisor")?);
+    match supervisor.into_iter().any(cgroup::lives_on) {
+        true => lab.load().map(Some),
+        false => Ok(None),
     }
-    lab.load().map(Some)
 }
 
 fn lock(lab: &Lab) -> Result<Flock<File>, Error> {
