@@ -9,6 +9,7 @@
 //! Killed at any moment it loses nothing: links, maps and routes stay in the kernel, attachments on disk, and the
 //! next one compares all of it with what is wanted.
 
+mod addresses;
 mod attachments;
 mod cluster;
 mod conflist;

@@ -172,15 +172,6 @@ impl Node {
         Ok(())
     }
 
-    fn reserve(&self, attachment: &Attachment) {
-        let owner = owner(&attachment.id);
-        for ip in &attachment.link.ips {
-            if let Err(other) = self.ipam().reserve(*ip, &owner) {
-                warn!("{ip} belongs to both {owner} and {other}; delete one of the pods");
-            }
-        }
-    }
-
     fn take_over_datapath<'a>(&self, alive: impl Iterator<Item = &'a (Attachment, u32)> + Clone) -> anyhow::Result<()> {
         let mut datapath = self.datapath();
         for (attachment, index) in alive.clone() {
@@ -202,11 +193,6 @@ impl Node {
         }
         Ok(())
     }
-}
-
-/// Who an address belongs to.
-pub(super) fn owner(id: &AttachmentId) -> String {
-    format!("{}@{}", id.container_id, id.ifname)
 }
 
 /// A pod's link as the datapath wants it.

@@ -13,7 +13,7 @@ use weft_model::cni::{
 };
 
 use super::attachments::Attachment;
-use super::node::{Node, Readiness, entry, owner};
+use super::node::{Node, Readiness, entry};
 
 impl Node {
     /// Does what the runtime asks for.
@@ -58,7 +58,7 @@ impl Node {
             node_ips,
         };
         self.refuse_twice(&id, &link).await?;
-        link.ips = self.allocate(&id)?;
+        link.ips = self.allocate(request).await?;
         match self.attach(&id, pod_of(request), &link).await {
             Ok(()) => {
                 info!(container = id.container_id, pod = ?pod_of(request).map(|pod| pod.to_string()), ips = ?link.ips, "attached");
@@ -121,17 +121,6 @@ impl Node {
         self.release(id).await
     }
 
-    fn allocate(&self, id: &AttachmentId) -> Result<Vec<IpAddr>, CniError> {
-        let mut ipam = self.ipam();
-        ipam.allocate(&owner(id)).map_err(|error| {
-            CniError::new(
-                code::TRY_AGAIN,
-                format!("no address for the pod on node {}", self.name),
-                error.to_string(),
-            )
-        })
-    }
-
     /// On success everything about the pod is in the kernel and on disk.
     async fn attach(&self, id: &AttachmentId, pod: Option<ObjectKey>, link: &PodLink) -> Result<(), CniError> {
         let index = pod::set_up(&self.rtnl, link)
@@ -174,7 +163,7 @@ impl Node {
                 "cannot undo a failed ADD: {error:#}; the next start of the agent does"
             );
         }
-        self.ipam().release(&owner(id));
+        self.free(id);
     }
 
     /// DEL, of what was never added too.
@@ -203,7 +192,7 @@ impl Node {
         }
         self.store.remove(id).map_err(problem)?;
         self.attachments().remove(id);
-        self.ipam().release(&owner(id));
+        self.free(id);
         if known.is_some() {
             info!(container = id.container_id, "detached");
         }
@@ -323,7 +312,8 @@ fn failed(msg: &str, error: &dyn std::error::Error) -> CniError {
     CniError::new(code::SETUP, msg, error.to_string())
 }
 
-fn id_of(request: &Request) -> AttachmentId {
+/// The interface that a request is about.
+pub(super) fn id_of(request: &Request) -> AttachmentId {
     AttachmentId {
         container_id: request.container_id.clone(),
         ifname: request.ifname.clone(),
