@@ -85,7 +85,8 @@ fn down_after_any_kill() {
         assert_eq!(lab.kill(component, Some("node-1")), 1, "{component}");
     }
     assert_eq!(lab.kill("api", None), 1);
-    assert_eq!(lab.kill("supervisor", None), 1);
+    // Beside the supervisor it may be a component that it is just starting again.
+    assert!(lab.kill("supervisor", None) >= 1);
     weft(&["lab", "down", "--name", lab.name()]).good();
     assert_gone(lab.name());
 }
