@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weft_model::cni::{AddResult, AttachmentId, CniError, Command, SUPPORTED_VERSIONS, code};
+use weft_model::cni::{AddResult, AttachmentId, CniError, Command, RuntimeConfig, SUPPORTED_VERSIONS, code};
 
 const AGENT_SOCKET: &str = "/run/weft/cni.sock";
 const SPOOL_DIR: &str = "/run/weft/cni-spool";
@@ -16,6 +16,7 @@ pub(crate) struct Config {
     pub(crate) spool_dir: PathBuf,
     pub(crate) mtu: Option<u32>,
     pub(crate) prev_result: Option<AddResult>,
+    pub(crate) runtime: RuntimeConfig,
     pub(crate) valid_attachments: Vec<AttachmentId>,
 }
 
@@ -75,6 +76,10 @@ impl Config {
                 .transpose()?
                 .filter(|mtu| *mtu > 0),
             prev_result,
+            runtime: match value.get("runtimeConfig").filter(|runtime| !runtime.is_null()) {
+                Some(runtime) => field(runtime, "runtimeConfig")?,
+                None => RuntimeConfig::default(),
+            },
             valid_attachments: valid
                 .map(|v| field(v, "cni.dev/valid-attachments"))
                 .transpose()?

@@ -64,6 +64,7 @@ fn run(env: &Env, input: &str) -> Result<String, CniError> {
         args: env.args()?,
         mtu: config.mtu,
         prev_result: config.prev_result,
+        runtime: config.runtime,
         valid_attachments: config.valid_attachments,
     };
     let response = match command {

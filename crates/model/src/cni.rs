@@ -1,9 +1,14 @@
 //! What the CNI plugin and the agent say to each other over the agent's socket: one JSON line each way.
 //! And what both know of the CNI specification (1.1.0): versions, error codes, the shape of a result.
 
+mod result;
+mod runtime;
+
+pub use result::{AddResult, Dns, Interface, IpConfig, Route, Versioned};
+pub use runtime::{Bandwidth, IpRange, PortMapping, RuntimeConfig, WantedIp};
+
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 /// Versions of the specification that the plugin speaks, oldest first.
@@ -13,6 +18,8 @@ pub const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "
 pub mod code {
     /// The configuration's cniVersion is not supported.
     pub const VERSION: u32 = 1;
+    /// The configuration has a field that is not supported.
+    pub const FIELD: u32 = 2;
     /// The container is unknown, as CHECK of what was never added.
     pub const UNKNOWN_CONTAINER: u32 = 3;
     /// An environment variable is missing or invalid.
@@ -27,6 +34,8 @@ pub mod code {
     pub const TRY_AGAIN: u32 = 11;
     /// ADD cannot be served (STATUS).
     pub const NOT_AVAILABLE: u32 = 50;
+    /// As [`NOT_AVAILABLE`], and pods that are there may have lost their network, too (STATUS).
+    pub const LIMITED: u32 = 51;
     /// Our own: the pod's network could not be set up.
     pub const SETUP: u32 = 100;
     /// Our own: the pod's network is not what it was (CHECK).
@@ -73,6 +82,9 @@ pub struct Request {
     /// CHECK: what ADD returned then.
     #[serde(default)]
     pub prev_result: Option<AddResult>,
+    /// What the runtime adds to the configuration for this container.
+    #[serde(default)]
+    pub runtime: RuntimeConfig,
     /// GC: what is still in use.
     #[serde(default)]
     pub valid_attachments: Vec<AttachmentId>,
@@ -83,6 +95,24 @@ impl Request {
     /// the directory: the plugin has checked both.
     pub fn spool_name(&self) -> String {
         format!("{}@{}.json", self.container_id, self.ifname)
+    }
+
+    /// The addresses that the runtime wants for this interface: by the capability `ips`, else by `IP=` in `CNI_ARGS`
+    /// (several with commas). Empty where it leaves the choice to us.
+    ///
+    /// # Errors
+    /// [`code::ENVIRONMENT`] where `IP=` is not a list of addresses.
+    pub fn wanted_ips(&self) -> Result<Vec<IpAddr>, CniError> {
+        if !self.runtime.ips.is_empty() {
+            return Ok(self.runtime.ips.iter().map(|ip| ip.0).collect());
+        }
+        let address = |text: &str| {
+            let parsed = text.trim().parse::<WantedIp>().map(|ip| ip.0);
+            let details = "expected an address such as 10.1.0.9, or several with commas between them";
+            parsed.map_err(|_| CniError::new(code::ENVIRONMENT, format!("invalid IP in CNI_ARGS: {text:?}"), details))
+        };
+        self.arg("IP")
+            .map_or(Ok(vec![]), |list| list.split(',').map(address).collect())
     }
 
     /// One of the arguments of `CNI_ARGS`.
@@ -135,138 +165,5 @@ impl CniError {
             msg: msg.into(),
             details: details.into(),
         }
-    }
-}
-
-/// The result of ADD. Fields that Weft never sets are ignored when a result is read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AddResult {
-    /// The host's side, then the pod's.
-    #[serde(default)]
-    pub interfaces: Vec<Interface>,
-    /// The pod's addresses.
-    #[serde(default)]
-    pub ips: Vec<IpConfig>,
-    /// The pod's routes.
-    #[serde(default)]
-    pub routes: Vec<Route>,
-}
-
-/// An interface that ADD made.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Its name.
-    pub name: String,
-    /// Its Ethernet address.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub mac: String,
-    /// Its MTU (since 1.1.0).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mtu: Option<u32>,
-    /// Path of its namespace; absent on the host.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub sandbox: String,
-}
-
-/// An address of the pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IpConfig {
-    /// Family (before 1.0.0 only).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// Index of its interface in [`AddResult::interfaces`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<usize>,
-    /// The address with its prefix length.
-    pub address: IpNet,
-    /// Where its traffic goes first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway: Option<IpAddr>,
-}
-
-/// A route of the pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// Where to.
-    pub dst: IpNet,
-    /// By way of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gw: Option<IpAddr>,
-}
-
-/// What the plugin prints: a result with the version that it is written in.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Versioned<'a, T> {
-    /// The configuration's version.
-    pub cni_version: &'a str,
-    /// The rest.
-    #[serde(flatten)]
-    pub body: T,
-}
-
-impl AddResult {
-    /// The same in the words of this version: 0.x marks addresses with their family, MTUs are new in 1.1.0.
-    pub fn in_version(mut self, version: &str) -> Self {
-        for ip in &mut self.ips {
-            let family = if ip.address.addr().is_ipv4() { "4" } else { "6" };
-            ip.version = version.starts_with("0.").then(|| family.to_owned());
-        }
-        if !version.starts_with("1.1.") {
-            self.interfaces.iter_mut().for_each(|interface| interface.mtu = None);
-        }
-        self
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn result() -> AddResult {
-        AddResult {
-            interfaces: vec![Interface {
-                name: "eth0".into(),
-                mac: "02:00:00:00:00:01".into(),
-                mtu: Some(1500),
-                sandbox: "/run/netns/a".into(),
-            }],
-            ips: vec![IpConfig {
-                version: None,
-                interface: Some(0),
-                address: "10.244.0.2/32".parse().unwrap(),
-                gateway: Some("169.254.1.1".parse().unwrap()),
-            }],
-            routes: vec![Route {
-                dst: "0.0.0.0/0".parse().unwrap(),
-                gw: Some("169.254.1.1".parse().unwrap()),
-            }],
-        }
-    }
-
-    #[test]
-    fn results_take_the_shape_of_their_version() {
-        let json = |version: &str| {
-            serde_json::to_string(&Versioned {
-                cni_version: version,
-                body: result().in_version(version),
-            })
-            .unwrap()
-        };
-        assert!(json("0.4.0").contains(r#""version":"4""#));
-        assert!(!json("0.4.0").contains("mtu"));
-        assert!(!json("1.0.0").contains(r#""version":"#));
-        assert!(!json("1.0.0").contains("mtu"));
-        assert!(json("1.1.0").contains(r#""mtu":1500"#));
-        assert!(json("1.1.0").starts_with(r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0""#));
-    }
-
-    #[test]
-    fn what_is_written_can_be_read() {
-        let text = serde_json::to_string(&result()).unwrap();
-        assert_eq!(serde_json::from_str::<AddResult>(&text).unwrap(), result());
-        let foreign =
-            r#"{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.2/24"}],"dns":{"nameservers":["10.96.0.10"]}}"#;
-        assert_eq!(serde_json::from_str::<AddResult>(foreign).unwrap().ips.len(), 1);
     }
 }

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use weft_dataplane::net::{self, NetError, PodLink, gateway_for, name, pod};
 use weft_model::ObjectKey;
 use weft_model::cni::{
-    AddResult, AttachmentId, CniError, Command, Interface, IpConfig, Request, Response, Route, code,
+    AddResult, AttachmentId, CniError, Command, Dns, Interface, IpConfig, Request, Response, Route, code,
 };
 
 use super::attachments::Attachment;
@@ -338,13 +338,14 @@ fn result(link: &PodLink) -> AddResult {
         name: link.host_ifname.clone(),
         mac: link.host_mac.to_string(),
         mtu: Some(link.mtu),
-        sandbox: String::new(),
+        ..Interface::default()
     };
     let inside = Interface {
         name: link.ifname.clone(),
         mac: link.mac.to_string(),
         mtu: Some(link.mtu),
         sandbox: link.netns.display().to_string(),
+        ..Interface::default()
     };
     let ip = |ip: &IpAddr| IpConfig {
         version: None,
@@ -352,13 +353,11 @@ fn result(link: &PodLink) -> AddResult {
         address: IpNet::from(*ip),
         gateway: Some(gateway_for(*ip)),
     };
-    let route = |ip: &IpAddr| Route {
-        dst: net::default_of(*ip),
-        gw: Some(gateway_for(*ip)),
-    };
+    let route = |ip: &IpAddr| Route::via(net::default_of(*ip), gateway_for(*ip));
     AddResult {
         interfaces: vec![host, inside],
         ips: link.ips.iter().map(ip).collect(),
         routes: link.ips.iter().map(route).collect(),
+        dns: Dns::default(),
     }
 }

@@ -191,6 +191,7 @@ fn request(command: Command, container: &str, netns: Option<&Sandbox>) -> Reques
         ],
         mtu: None,
         prev_result: None,
+        runtime: Default::default(),
         valid_attachments: vec![],
     }
 }
