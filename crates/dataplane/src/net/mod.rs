@@ -13,6 +13,7 @@ mod error;
 pub mod masquerade;
 pub mod name;
 pub mod netns;
+mod nft;
 pub mod pod;
 pub mod routes;
 mod rtnl;
