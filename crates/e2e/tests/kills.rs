@@ -15,9 +15,10 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
+// Ready when it answers: a backend that is named before it listens refuses, as it would in any cluster.
 const SERVER: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n\
     spec:\n  replicas: 2\n  selector: {matchLabels: {app: web}}\n  template:\n    metadata: {labels: {app: web}}\n    \
-    spec: {containers: [{name: main, image: weft.dev/lab}]}\n---\n\
+    spec: {containers: [{name: main, image: weft.dev/lab, readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}}]}\n---\n\
     apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n";
 
 /// A namespace with a client on node-1 and a Service of two pods.
