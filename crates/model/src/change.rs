@@ -1,5 +1,6 @@
 //! What a watch says, in the order it said it. The whole contract between `cluster` and everyone downstream.
 
+use crate::ipam::{IpPool, NodeAddresses};
 use crate::{EndpointSlice, Node, ObjectKey, Pod, Service};
 
 /// One change to what the cluster wants.
@@ -24,6 +25,14 @@ pub enum Change {
     Pod(Pod),
     /// A Pod has gone.
     PodGone(ObjectKey),
+    /// An IPPool appeared or changed.
+    Pool(IpPool),
+    /// An IPPool has gone.
+    PoolGone(String),
+    /// A NodeAddresses appeared or changed.
+    NodeAddresses(NodeAddresses),
+    /// A NodeAddresses has gone.
+    NodeAddressesGone(String),
     /// Every watched kind has been listed once: what is known now is the whole.
     Synced,
 }

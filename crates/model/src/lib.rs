@@ -18,6 +18,7 @@ pub mod name;
 pub mod node;
 pub mod pod;
 pub mod report;
+pub mod selector;
 pub mod service;
 pub mod state;
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::ipam::{IpPool, NodeAddresses};
 use crate::{Change, EndpointSlice, Node, ObjectKey, Pod, Service};
 
 /// What has to be compiled again because of a change.
@@ -13,6 +14,10 @@ pub enum Dirty {
     Node(String),
     /// The addresses of this Pod.
     Pod(ObjectKey),
+    /// What this IPPool gives, and to whom.
+    Pool(String),
+    /// The blocks of the node of this name.
+    NodeAddresses(String),
     /// What is known is now the whole: what is only in the kernel may be removed.
     Synced,
 }
@@ -29,6 +34,8 @@ pub struct State {
     slices_of: HashMap<ObjectKey, BTreeSet<ObjectKey>>,
     nodes: BTreeMap<String, Node>,
     pods: HashMap<ObjectKey, Pod>,
+    pools: BTreeMap<String, IpPool>,
+    addresses: HashMap<String, NodeAddresses>,
     synced: bool,
 }
 
@@ -67,6 +74,16 @@ impl State {
             }
             Change::PodGone(key) => match self.pods.remove(&key) {
                 Some(_) => vec![Dirty::Pod(key)],
+                None => vec![],
+            },
+            Change::Pool(pool) => self.put_pool(pool),
+            Change::PoolGone(name) => match self.pools.remove(&name) {
+                Some(_) => vec![Dirty::Pool(name)],
+                None => vec![],
+            },
+            Change::NodeAddresses(addresses) => self.put_addresses(addresses),
+            Change::NodeAddressesGone(node) => match self.addresses.remove(&node) {
+                Some(_) => vec![Dirty::NodeAddresses(node)],
                 None => vec![],
             },
             Change::Synced if self.synced => vec![],
@@ -128,6 +145,33 @@ impl State {
         }
     }
 
+    /// What a pool counts changes all the time, and concerns no node.
+    fn put_pool(&mut self, mut pool: IpPool) -> Vec<Dirty> {
+        (pool.version, pool.status.nodes) = (0, 0);
+        (pool.status.allocated, pool.status.capacity) = Default::default();
+        if self.pools.get(&pool.name) == Some(&pool) {
+            return vec![];
+        }
+        let name = pool.name.clone();
+        self.pools.insert(name.clone(), pool);
+        vec![Dirty::Pool(name)]
+    }
+
+    /// Of other nodes only their blocks matter, and only those are kept.
+    fn put_addresses(&mut self, mut addresses: NodeAddresses) -> Vec<Dirty> {
+        if addresses.node != self.local_node {
+            addresses.version = 0;
+            addresses.status = Default::default();
+            addresses.spec.refused = vec![];
+        }
+        if self.addresses.get(&addresses.node) == Some(&addresses) {
+            return vec![];
+        }
+        let node = addresses.node.clone();
+        self.addresses.insert(node.clone(), addresses);
+        vec![Dirty::NodeAddresses(node)]
+    }
+
     /// A node dirties itself; the local node's zone decides the backends of every Service with zone hints.
     fn node_dirt(&self, old: &Node, new: Option<&Node>) -> Vec<Dirty> {
         let mut dirty = vec![Dirty::Node(old.name.clone())];
@@ -180,6 +224,21 @@ impl State {
     /// Every Node, in the order of their names.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// One IPPool; without its version and what it counts.
+    pub fn pool(&self, name: &str) -> Option<&IpPool> {
+        self.pools.get(name)
+    }
+
+    /// Every IPPool, in the order of their names.
+    pub fn pools(&self) -> impl Iterator<Item = &IpPool> {
+        self.pools.values()
+    }
+
+    /// The blocks of a node; of the local one also what it asked for.
+    pub fn node_addresses(&self, node: &str) -> Option<&NodeAddresses> {
+        self.addresses.get(node)
     }
 
     /// One Pod.
@@ -238,6 +297,36 @@ mod tests {
         );
         assert_eq!(state.apply(Change::Node(node("n2"))), vec![Dirty::Node("n2".into())]);
         assert_eq!(state.apply(Change::NodeGone("n1".into())).len(), 2);
+    }
+
+    #[test]
+    fn what_only_counts_or_concerns_another_node_dirties_nothing() {
+        let mut state = State::new("n1");
+        let mut pool = IpPool {
+            name: "apps".into(),
+            ..IpPool::default()
+        };
+        assert_eq!(
+            state.apply(Change::Pool(pool.clone())),
+            vec![Dirty::Pool("apps".into())]
+        );
+        (pool.version, pool.status.allocated.ipv4, pool.status.nodes) = (2, 16, 1);
+        assert_eq!(state.apply(Change::Pool(pool.clone())), vec![]);
+        pool.deleting = true;
+        assert_eq!(state.apply(Change::Pool(pool)), vec![Dirty::Pool("apps".into())]);
+        let addresses = |node: &str, session: &str| {
+            let mut addresses = NodeAddresses {
+                node: node.into(),
+                ..NodeAddresses::default()
+            };
+            addresses.status.session = session.into();
+            Change::NodeAddresses(addresses)
+        };
+        for (node, again) in [("n1", 1), ("n2", 0)] {
+            assert_eq!(state.apply(addresses(node, "a")).len(), 1);
+            assert_eq!(state.apply(addresses(node, "b")).len(), again, "{node}");
+            assert_eq!(state.apply(Change::NodeAddressesGone(node.into())).len(), 1);
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ proptest! {
                         }
                     }
                     Dirty::Node(name) => { wanted_routes.set(&name, compile::routes(&state, &name)); }
-                    Dirty::Pod(_) | Dirty::Synced => {}
+                    Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::Synced => {}
                 }
             }
         }

@@ -82,7 +82,12 @@ impl Zone {
             Change::EndpointSliceGone(key) => self.set_slice(key, None),
             Change::Node(node) => self.reverse.set_node(&node.name, &node.pod_cidrs),
             Change::NodeGone(name) => self.reverse.set_node(name, &[]),
-            Change::Pod(_) | Change::PodGone(_) => return,
+            Change::Pod(_)
+            | Change::PodGone(_)
+            | Change::Pool(_)
+            | Change::PoolGone(_)
+            | Change::NodeAddresses(_)
+            | Change::NodeAddressesGone(_) => return,
             Change::Synced => self.synced = true,
         }
         self.serial = self.serial.wrapping_add(1);

@@ -81,7 +81,7 @@ impl Follower {
                     self.write(changed);
                 }
                 Dirty::Node(name) => steps.extend(self.routes.set(&name, compile::routes(&self.state, &name))),
-                Dirty::Pod(_) | Dirty::Synced => {}
+                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::Synced => {}
             }
         }
         if !steps.is_empty() {
