@@ -1,14 +1,15 @@
 //! From one Kubernetes object to the words of `model`. What is malformed is named by object and field, and never
 //! touches another object.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, Node, ObjectKey, Pod, Protocol, Service, ServicePort, ServiceType,
-    SessionAffinity, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, Namespace, Node, ObjectKey, Pod, PodMeta, Protocol, Service, ServicePort,
+    ServiceType, SessionAffinity, TrafficPolicy,
 };
 
 use crate::field::{BadField, Field};
@@ -44,7 +45,8 @@ impl Malformed {
 pub(crate) struct Meta<'a> {
     pub(crate) key: ObjectKey,
     pub(crate) uid: &'a str,
-    pub(crate) labels: Option<&'a std::collections::BTreeMap<String, String>>,
+    pub(crate) labels: Option<&'a BTreeMap<String, String>>,
+    pub(crate) annotations: Option<&'a BTreeMap<String, String>>,
 }
 
 impl Meta<'_> {
@@ -53,6 +55,16 @@ impl Meta<'_> {
             .get(name)
             .map(String::as_str)
             .filter(|value| !value.is_empty())
+    }
+
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.annotations?.get(name).map(String::as_str)
+    }
+
+    fn our_annotations(&self) -> BTreeMap<String, String> {
+        let all = self.annotations.into_iter().flatten();
+        let ours = all.filter(|(name, _)| name.starts_with(OURS));
+        ours.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 
@@ -269,6 +281,30 @@ pub(crate) fn pod(meta: &Meta<'_>, body: &Value) -> Result<Option<Pod>, BadField
         ips,
         host_network: root.get("spec").get("hostNetwork").flag()?.unwrap_or(false),
     }))
+}
+
+/// The annotation by which the API server's copy of a static pod names the original.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotations that concern the network begin with this; nothing else is kept.
+const OURS: &str = "weft.dev/";
+
+/// A pod of this node, of which only the metadata was asked for.
+pub(crate) fn pod_meta(meta: &Meta<'_>) -> PodMeta {
+    PodMeta {
+        key: meta.key.clone(),
+        uid: meta.annotation(MIRROR).unwrap_or(meta.uid).to_owned(),
+        object_uid: meta.uid.to_owned(),
+        annotations: meta.our_annotations(),
+    }
+}
+
+/// A namespace, of which only the metadata was asked for.
+pub(crate) fn namespace(meta: &Meta<'_>) -> Namespace {
+    Namespace {
+        name: meta.key.name.clone(),
+        labels: meta.labels.cloned().unwrap_or_default(),
+        annotations: meta.our_annotations(),
+    }
 }
 
 fn address(field: &Field<'_>) -> Result<IpAddr, BadField> {

@@ -40,6 +40,16 @@ pub enum Error {
         /// Why not.
         source: Box<kube::Error>,
     },
+    /// No answer came in time.
+    #[error("cannot {what}: {server} has not answered within {seconds} s")]
+    Silent {
+        /// What was asked for.
+        what: String,
+        /// The API server's address.
+        server: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// The custom resource has not been defined in this cluster.
     #[error("the API server at {server} does not know nodenetworks.weft.dev; apply Weft's CustomResourceDefinition")]
     NoDefinition {
@@ -53,6 +63,7 @@ impl Error {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Error::Request { source, .. } => !matches!(source.as_ref(), kube::Error::Api(_)),
+            Error::Silent { .. } => true,
             _ => false,
         }
     }

@@ -5,9 +5,11 @@
 //! API server <--status------ report <------------------------- model::report::NodeReport
 //! ```
 
+pub mod ask;
 mod client;
 mod convert;
 mod error;
+mod events;
 mod field;
 mod health;
 pub mod node_network;
@@ -16,6 +18,7 @@ mod watch;
 pub use client::Client;
 pub use convert::Malformed;
 pub use error::Error;
+pub use events::{Events, PodEvent};
 pub use health::Health;
 pub use watch::{Kind, watch};
 

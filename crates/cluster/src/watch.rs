@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use kube::api::DynamicObject;
-use kube::core::ApiResource;
+use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
@@ -39,8 +40,10 @@ pub enum Kind {
     Nodes,
     /// Every Pod.
     Pods,
-    /// The Pods that are bound to the node of this name.
-    PodsOf(String),
+    /// The Pods that are bound to the node of this name, by their metadata alone.
+    PodMetaOf(String),
+    /// Every Namespace, by its metadata alone.
+    Namespaces,
 }
 
 impl Kind {
@@ -49,7 +52,8 @@ impl Kind {
             Kind::Services => "Service",
             Kind::EndpointSlices => "EndpointSlice",
             Kind::Nodes => "Node",
-            Kind::Pods | Kind::PodsOf(_) => "Pod",
+            Kind::Pods | Kind::PodMetaOf(_) => "Pod",
+            Kind::Namespaces => "Namespace",
         }
     }
 
@@ -58,15 +62,31 @@ impl Kind {
             Kind::Services => ApiResource::erase::<core::Service>(&()),
             Kind::EndpointSlices => ApiResource::erase::<discovery::EndpointSlice>(&()),
             Kind::Nodes => ApiResource::erase::<core::Node>(&()),
-            Kind::Pods | Kind::PodsOf(_) => ApiResource::erase::<core::Pod>(&()),
+            Kind::Pods | Kind::PodMetaOf(_) => ApiResource::erase::<core::Pod>(&()),
+            Kind::Namespaces => ApiResource::erase::<core::Namespace>(&()),
         }
     }
 
     fn config(&self) -> watcher::Config {
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         match self {
-            Kind::PodsOf(node) => config.fields(&format!("spec.nodeName={node}")),
+            Kind::PodMetaOf(node) => config.fields(&format!("spec.nodeName={node}")),
             _ => config,
+        }
+    }
+
+    /// Where only metadata is wanted, no more is sent.
+    fn events(&self, client: &Client) -> BoxStream<'static, watcher::Result<Event<DynamicObject>>> {
+        let (kube, resource, config) = (client.kube.clone(), self.resource(), self.config());
+        match self {
+            Kind::PodMetaOf(_) | Kind::Namespaces => {
+                let api = kube::Api::<PartialObjectMeta<DynamicObject>>::all_with(kube, &resource);
+                watcher::watcher(api, config).map_ok(without_body).boxed()
+            }
+            _ => {
+                let api = kube::Api::<DynamicObject>::all_with(kube, &resource);
+                watcher::watcher(api, config).boxed()
+            }
         }
     }
 
@@ -76,7 +96,9 @@ impl Kind {
             Kind::Services => convert::service(meta, body)?.map(Change::Service),
             Kind::EndpointSlices => convert::endpoint_slice(meta, body)?.map(Change::EndpointSlice),
             Kind::Nodes => convert::node(meta, body)?.map(Change::Node),
-            Kind::Pods | Kind::PodsOf(_) => convert::pod(meta, body)?.map(Change::Pod),
+            Kind::Pods => convert::pod(meta, body)?.map(Change::Pod),
+            Kind::PodMetaOf(_) => Some(Change::PodMeta(convert::pod_meta(meta))),
+            Kind::Namespaces => Some(Change::Namespace(convert::namespace(meta))),
         })
     }
 
@@ -85,7 +107,9 @@ impl Kind {
             Kind::Services => Change::ServiceGone(key),
             Kind::EndpointSlices => Change::EndpointSliceGone(key),
             Kind::Nodes => Change::NodeGone(key.name),
-            Kind::Pods | Kind::PodsOf(_) => Change::PodGone(key),
+            Kind::Pods => Change::PodGone(key),
+            Kind::PodMetaOf(_) => Change::PodMetaGone(key),
+            Kind::Namespaces => Change::NamespaceGone(key.name),
         }
     }
 }
@@ -130,9 +154,7 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
-        let resource = self.kind.resource();
-        let api = kube::Api::<DynamicObject>::all_with(self.client.kube.clone(), &resource);
-        let mut events = std::pin::pin!(watcher::watcher(api, self.kind.config()));
+        let mut events = self.kind.events(&self.client);
         let mut pause = FIRST_PAUSE;
         let mut broken = false;
         loop {
@@ -244,6 +266,7 @@ impl Follower {
             key: key.clone(),
             uid,
             labels: object.metadata.labels.as_ref(),
+            annotations: object.metadata.annotations.as_ref(),
         };
         match self.kind.convert(&meta, &object.data) {
             Ok(change) => {
@@ -286,6 +309,22 @@ impl Follower {
             true => format!("{} {}", self.kind.name(), key.name),
             false => format!("{} {key}", self.kind.name()),
         }
+    }
+}
+
+/// An event about an object of which only the metadata was sent.
+fn without_body(event: Event<PartialObjectMeta<DynamicObject>>) -> Event<DynamicObject> {
+    let object = |object: PartialObjectMeta<DynamicObject>| DynamicObject {
+        types: object.types,
+        metadata: object.metadata,
+        data: serde_json::Value::Null,
+    };
+    match event {
+        Event::Init => Event::Init,
+        Event::InitApply(found) => Event::InitApply(object(found)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(found) => Event::Apply(object(found)),
+        Event::Delete(found) => Event::Delete(object(found)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a watch says, in the order it said it. The whole contract between `cluster` and everyone downstream.
 
 use crate::ipam::{IpPool, NodeAddresses};
-use crate::{EndpointSlice, Node, ObjectKey, Pod, Service};
+use crate::{EndpointSlice, Namespace, Node, ObjectKey, Pod, PodMeta, Service};
 
 /// One change to what the cluster wants.
 ///
@@ -33,6 +33,14 @@ pub enum Change {
     NodeAddresses(NodeAddresses),
     /// A NodeAddresses has gone.
     NodeAddressesGone(String),
+    /// The metadata of a pod of this node appeared or changed.
+    PodMeta(PodMeta),
+    /// A pod of this node has gone.
+    PodMetaGone(ObjectKey),
+    /// A Namespace appeared or changed.
+    Namespace(Namespace),
+    /// A Namespace has gone.
+    NamespaceGone(String),
     /// Every watched kind has been listed once: what is known now is the whole.
     Synced,
 }

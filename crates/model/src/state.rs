@@ -86,6 +86,8 @@ impl State {
                 Some(_) => vec![Dirty::NodeAddresses(node)],
                 None => vec![],
             },
+            // Only the node's own addresses depend on those.
+            Change::PodMeta(_) | Change::PodMetaGone(_) | Change::Namespace(_) | Change::NamespaceGone(_) => vec![],
             Change::Synced if self.synced => vec![],
             Change::Synced => {
                 self.synced = true;

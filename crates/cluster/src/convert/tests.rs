@@ -15,6 +15,7 @@ fn meta(labels: &BTreeMap<String, String>) -> Meta<'_> {
         key: ObjectKey::new("default", "web"),
         uid: "u1",
         labels: Some(labels),
+        annotations: None,
     }
 }
 
@@ -154,4 +155,23 @@ fn pods_are_on_the_network_from_binding_to_their_end() {
     assert_eq!(pod(&meta(&none), &running).unwrap().unwrap().ips.len(), 1);
     let ended = json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Failed", "podIPs": [{"ip": "10.244.0.5"}]}});
     assert!(pod(&meta(&none), &ended).unwrap().unwrap().ips.is_empty());
+}
+
+#[test]
+fn metadata_of_pods_and_namespaces_keeps_only_what_is_ours() {
+    let annotations = labels(&[("weft.dev/ip-pool", "blue"), ("other.example/x", "y")]);
+    // The kubelet knows a static pod by another UID than the API server knows its mirror.
+    let mirror = labels(&[("kubernetes.io/config.mirror", "s1")]);
+    let labels = labels(&[("team", "a")]);
+    let mut meta = meta(&labels);
+    meta.annotations = Some(&annotations);
+    let pod = pod_meta(&meta);
+    assert_eq!((pod.uid.as_str(), pod.object_uid.as_str()), ("u1", "u1"));
+    assert_eq!(pod.annotations.len(), 1);
+    let namespace = namespace(&meta);
+    assert_eq!(namespace.labels["team"], "a");
+    assert_eq!(namespace.annotations["weft.dev/ip-pool"], "blue");
+    meta.annotations = Some(&mirror);
+    assert_eq!(pod_meta(&meta).uid, "s1");
+    assert_eq!(pod_meta(&meta).object_uid, "u1");
 }

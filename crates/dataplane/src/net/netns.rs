@@ -5,6 +5,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -51,6 +52,22 @@ impl Namespace {
     /// Where it was opened.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether any process that this one can see is inside. It has to see all of them: an agent in a container needs
+    /// the machine's process namespace. Reads all of `/proc`, so it is for a thread that may block.
+    pub fn has_processes(&self) -> Result<bool, NetError> {
+        let failed = |source| NetError::Namespace {
+            path: self.path.clone(),
+            source,
+        };
+        let own = self.file.metadata().map_err(failed)?;
+        let same = |other: std::fs::Metadata| (other.dev(), other.ino()) == (own.dev(), own.ino());
+        let processes = std::fs::read_dir("/proc").map_err(failed)?.flatten();
+        let mut processes =
+            processes.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
+        // One that has just ended has no namespace any more.
+        Ok(processes.any(|entry| std::fs::metadata(entry.path().join("ns/net")).is_ok_and(same)))
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {

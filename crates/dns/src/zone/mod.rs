@@ -87,7 +87,11 @@ impl Zone {
             | Change::Pool(_)
             | Change::PoolGone(_)
             | Change::NodeAddresses(_)
-            | Change::NodeAddressesGone(_) => return,
+            | Change::NodeAddressesGone(_)
+            | Change::PodMeta(_)
+            | Change::PodMetaGone(_)
+            | Change::Namespace(_)
+            | Change::NamespaceGone(_) => return,
             Change::Synced => self.synced = true,
         }
         self.serial = self.serial.wrapping_add(1);

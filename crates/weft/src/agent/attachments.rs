@@ -16,6 +16,9 @@ pub(super) struct Attachment {
     pub(super) id: AttachmentId,
     /// The pod, as far as the runtime said.
     pub(super) pod: Option<ObjectKey>,
+    /// The pod's UID, where the API server had the pod.
+    #[serde(default)]
+    pub(super) uid: Option<String>,
     pub(super) link: PodLink,
     /// When it was attached, in milliseconds since 1970: the order in which addresses were given.
     pub(super) created: u64,

@@ -13,6 +13,9 @@ mod addresses;
 mod attachments;
 mod cluster;
 mod conflist;
+mod failures;
+mod known;
+mod leaks;
 mod node;
 mod pods;
 mod report;
@@ -71,7 +74,10 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         pin_dir: args.bpf_dir.join("weft"),
     })?;
     weft_dataplane::net::sysctl::enable_forwarding()?;
-    let node = Arc::new(Node::open(&args.node_name, &args.state_dir, datapath)?);
+    let mut node = Node::open(&args.node_name, &args.state_dir, datapath)?;
+    node.api = Box::new(client.clone());
+    node.events = failures::start(&client, &args.node_name);
+    let node = Arc::new(node);
     node.take_over().await?;
     node.finish_spooled().await;
     let listener = server::listen(&args.state_dir)?;
@@ -79,6 +85,9 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
 
     let changes = weft_cluster::watch(&client, &[Kind::Services, Kind::EndpointSlices, Kind::Nodes]);
     tokio::spawn(cluster::follow(node.clone(), changes));
+    let pods = weft_cluster::watch(&client, &[Kind::PodMetaOf(args.node_name), Kind::Namespaces]);
+    tokio::spawn(known::follow(node.clone(), pods));
+    tokio::spawn(leaks::watch(node.clone()));
     tokio::spawn(server::run(node.clone(), listener.socket));
     tokio::spawn(conflist::install_when_ready(
         node.clone(),

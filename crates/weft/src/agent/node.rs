@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
+use weft_cluster::PodEvent;
 use weft_dataplane::bpf::{self, Datapath, PodHooks};
 use weft_dataplane::net::{self, Rtnl, name, uplink};
 use weft_model::cni::AttachmentId;
 use weft_model::ipam::Ipam;
 
 use super::attachments::{Attachment, Store};
+use super::known::{Api, NoPods, Objects};
 
 /// What pods have to wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(super) struct Progress {
     pub(super) route_errors: BTreeMap<String, String>,
     /// Why pods cannot reach what is outside of the cluster.
     pub(super) masquerade_error: Option<String>,
+    /// What was found that nobody had given back, since this agent was started.
+    pub(super) leaks: u64,
 }
 
 /// This node.
@@ -51,9 +55,16 @@ pub(super) struct Node {
     pub(super) ready: watch::Sender<Readiness>,
     /// How long ADD waits for what the node itself lacks.
     pub(super) patience: Duration,
+    /// For how long something has to look like a leak before it is taken for one.
+    pub(super) leak_grace: Duration,
+    /// The API server, for single questions.
+    pub(super) api: Box<dyn Api>,
+    /// Events about pods, to be written.
+    pub(super) events: mpsc::Sender<PodEvent>,
     datapath: Mutex<Datapath>,
     hooks: PodHooks,
     ipam: Mutex<Ipam>,
+    objects: Mutex<Objects>,
     attachments: Mutex<BTreeMap<AttachmentId, Attachment>>,
     progress: Mutex<Progress>,
     /// One at a time for each interface of each container.
@@ -74,9 +85,14 @@ impl Node {
             store: Store::open(state_dir.join("attachments"))?,
             ready: watch::Sender::default(),
             patience: Duration::from_secs(8),
+            leak_grace: Duration::from_secs(60),
+            api: Box::new(NoPods),
+            // Nobody listens, until somebody does.
+            events: mpsc::channel(1).0,
             hooks: datapath.pod_hooks(),
             datapath: Mutex::new(datapath),
             ipam: Mutex::new(Ipam::new(name)),
+            objects: Mutex::default(),
             attachments: Mutex::default(),
             progress: Mutex::default(),
             busy: Mutex::default(),
@@ -101,6 +117,10 @@ impl Node {
 
     pub(super) fn ipam(&self) -> MutexGuard<'_, Ipam> {
         lock(&self.ipam)
+    }
+
+    pub(super) fn objects(&self) -> MutexGuard<'_, Objects> {
+        lock(&self.objects)
     }
 
     pub(super) fn attachments(&self) -> MutexGuard<'_, BTreeMap<AttachmentId, Attachment>> {

@@ -19,7 +19,11 @@ impl Node {
     /// Does what the runtime asks for.
     pub(super) async fn handle(&self, request: Request) -> Response {
         let outcome = match request.command {
-            Command::Add => self.add(&request).await.map(Some),
+            Command::Add => self
+                .add(&request)
+                .await
+                .map(Some)
+                .inspect_err(|error| self.tell_failed_add(&request, error)),
             Command::Del => self.del(&id_of(&request)).await.map(|()| None),
             Command::Check => self.check(&request).await.map(|()| None),
             Command::Gc => self.gc(&request.valid_attachments).await.map(|()| None),
@@ -58,8 +62,10 @@ impl Node {
             node_ips,
         };
         self.refuse_twice(&id, &link).await?;
-        link.ips = self.allocate(request).await?;
-        match self.attach(&id, pod_of(request), &link).await {
+        let known = self.identify(request).await?;
+        link.ips = self.allocate(request, known.as_ref()).await?;
+        let uid = known.map(|known| known.pod.uid);
+        match self.attach(&id, pod_of(request), uid, &link).await {
             Ok(()) => {
                 info!(container = id.container_id, pod = ?pod_of(request).map(|pod| pod.to_string()), ips = ?link.ips, "attached");
                 Ok(result(&link))
@@ -122,13 +128,20 @@ impl Node {
     }
 
     /// On success everything about the pod is in the kernel and on disk.
-    async fn attach(&self, id: &AttachmentId, pod: Option<ObjectKey>, link: &PodLink) -> Result<(), CniError> {
+    async fn attach(
+        &self,
+        id: &AttachmentId,
+        pod: Option<ObjectKey>,
+        uid: Option<String>,
+        link: &PodLink,
+    ) -> Result<(), CniError> {
         let index = pod::set_up(&self.rtnl, link)
             .await
             .map_err(|error| failed("cannot connect the pod", &error))?;
         let attachment = Attachment {
             id: id.clone(),
             pod,
+            uid,
             link: link.clone(),
             created: now(),
         };
@@ -320,7 +333,8 @@ pub(super) fn id_of(request: &Request) -> AttachmentId {
     }
 }
 
-fn pod_of(request: &Request) -> Option<ObjectKey> {
+/// The pod that a request is for, as the runtime names it.
+pub(super) fn pod_of(request: &Request) -> Option<ObjectKey> {
     Some(ObjectKey::new(
         request.arg("K8S_POD_NAMESPACE")?,
         request.arg("K8S_POD_NAME")?,

@@ -181,6 +181,10 @@ fn kernel(node: &Node) -> Layer {
 }
 
 fn pods(node: &Node) -> Layer {
+    let leaks = match node.progress().leaks {
+        0 => String::new(),
+        some => format!("; {some} that nobody had detached were collected"),
+    };
     let count = node.attachments().len();
     let usage = node.ipam().usage();
     if usage.is_empty() {
@@ -197,7 +201,7 @@ fn pods(node: &Node) -> Layer {
         _ => format!("{} addresses of {}", u.used, u.cidr),
     };
     let all = usage.iter().map(text).collect::<Vec<_>>().join(", ");
-    let message = format!("{count} attached, {all} in use");
+    let message = format!("{count} attached, {all} in use{leaks}");
     let remedy = "delete pods on this node, or give the node a larger pod CIDR";
     if usage.iter().any(|usage| usage.used >= usage.capacity) {
         return Layer::failed("pods", format!("{message}: new pods wait"), remedy);

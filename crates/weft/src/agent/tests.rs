@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use super::*;
 
+mod leaks;
+
 /// A node's namespaces, directories and cgroup; everything goes with it.
 struct Place {
     dir: PathBuf,

@@ -5,13 +5,18 @@ use std::net::IpAddr;
 use tracing::warn;
 use weft_model::cni::{AttachmentId, CniError, Request, code};
 
-use super::attachments::Attachment;
-use super::node::Node;
-use super::pods::id_of;
+use crate::agent::attachments::Attachment;
+use crate::agent::known::Known;
+use crate::agent::node::Node;
+use crate::agent::pods::id_of;
 
 impl Node {
     /// Addresses for the pod of this ADD, one for each family in use: all of them or none.
-    pub(super) async fn allocate(&self, request: &Request) -> Result<Vec<IpAddr>, CniError> {
+    pub(in crate::agent) async fn allocate(
+        &self,
+        request: &Request,
+        _known: Option<&Known>,
+    ) -> Result<Vec<IpAddr>, CniError> {
         let mut ipam = self.ipam();
         ipam.allocate(&owner(&id_of(request))).map_err(|error| {
             CniError::new(
@@ -23,12 +28,12 @@ impl Node {
     }
 
     /// Gives back whatever this attachment has; nothing is no error.
-    pub(super) fn free(&self, id: &AttachmentId) {
+    pub(in crate::agent) fn free(&self, id: &AttachmentId) {
         self.ipam().release(&owner(id));
     }
 
     /// Takes again what an attachment had before the agent was started.
-    pub(super) fn reserve(&self, attachment: &Attachment) {
+    pub(in crate::agent) fn reserve(&self, attachment: &Attachment) {
         let owner = owner(&attachment.id);
         for ip in &attachment.link.ips {
             if let Err(other) = self.ipam().reserve(*ip, &owner) {
