@@ -16,8 +16,17 @@ impl Skb {
     /// recognises: start and end read anew, one addition, one comparison.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        let start = self.0.data() + offset;
-        if start + N > self.0.data_end() {
+        // SAFETY: the kernel hands the program a valid context, and lets it read these fields. Volatile: a word that the
+        // compiler keeps and widens later is no end of a packet to the verifier any more.
+        let (data, end) = unsafe {
+            let skb = self.0.skb.skb;
+            (
+                (&raw const (*skb).data).read_volatile() as usize,
+                (&raw const (*skb).data_end).read_volatile() as usize,
+            )
+        };
+        let start = data + offset;
+        if start + N > end {
             None
         } else {
             Some(start as *mut [u8; N])
@@ -30,6 +39,12 @@ impl Packet for Skb {
     fn ifindex(&self) -> u32 {
         // SAFETY: the kernel hands the program a valid context, and lets it read this field.
         unsafe { (*self.0.skb.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn tagged(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.0.skb.skb).vlan_present != 0 }
     }
 
     #[inline(always)]

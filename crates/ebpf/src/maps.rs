@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use weft_packet::{Addr, BackendKey, Frontend, Maps, PeerKey, Pod, Reason, Service, SockAddr};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use weft_packet::{Addr, BackendKey, Frontend, Interface, Maps, PeerKey, Pod, Reason, Service, SockAddr};
 
 /// Written by the agent that made the pins; the programs do not read it.
 #[map]
@@ -13,6 +13,10 @@ static ABI: Array<u32> = Array::with_max_entries(1, 0);
 /// Both addresses of 2,048 pods, and room to grow. Few, and on the way of every packet: allocated ahead.
 #[map]
 static PODS: HashMap<Addr, Pod> = HashMap::with_max_entries(8 << 10, 0);
+
+/// As many as pods have interfaces; the same for each CPU but for what it counts.
+#[map]
+static INTERFACES: PerCpuHashMap<u32, Interface> = PerCpuHashMap::with_max_entries(8 << 10, BPF_F_NO_PREALLOC);
 
 // The two that are large in large clusters only take memory for what they hold.
 #[map]
@@ -36,6 +40,12 @@ impl Maps for KernelMaps {
     fn pod(&self, addr: &Addr) -> Option<Pod> {
         // SAFETY: the value is copied at once; what another CPU may do meanwhile is replace it as a whole.
         unsafe { PODS.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn mac(&self, ifindex: u32) -> Option<[u8; 6]> {
+        // SAFETY: as in `pod`.
+        unsafe { INTERFACES.get(&ifindex) }.map(|interface| interface.mac)
     }
 
     #[inline(always)]
@@ -72,6 +82,17 @@ impl Maps for KernelMaps {
         if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
             // SAFETY: a pointer into this CPU's own slot, which the verifier has seen checked.
             unsafe { *counter += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, ifindex: u32, reason: Reason) {
+        if let Some(index) = reason.drop_index()
+            && let Some(interface) = INTERFACES.get_ptr_mut(&ifindex)
+        {
+            // SAFETY: a pointer to this CPU's own value, which the verifier has seen checked; `drop_index` is within
+            // the array.
+            unsafe { *(&raw mut (*interface).drops).cast::<u64>().add(index) += 1 };
         }
     }
 }

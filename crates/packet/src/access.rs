@@ -7,6 +7,9 @@ pub trait Packet {
     /// Index of the interface whose hook runs: the host side of a pod's veth.
     fn ifindex(&self) -> u32;
 
+    /// Whether it came with a VLAN tag, which the kernel keeps beside the packet.
+    fn tagged(&self) -> bool;
+
     /// The `N` bytes at `offset`, or nothing where the readable part ends before.
     fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 
@@ -21,6 +24,9 @@ pub trait Packet {
 pub trait Maps {
     /// The local pod that owns an address.
     fn pod(&self, addr: &Addr) -> Option<Pod>;
+
+    /// The Ethernet address of the pod behind an interface.
+    fn mac(&self, ifindex: u32) -> Option<[u8; 6]>;
 
     /// The backend set of a service address.
     fn frontend(&self, frontend: &Frontend) -> Option<Service>;
@@ -39,4 +45,7 @@ pub trait Maps {
 
     /// Counts one packet or call.
     fn count(&self, reason: Reason);
+
+    /// Counts one packet that ended, for the pod behind the interface that it came from.
+    fn count_drop(&self, ifindex: u32, reason: Reason);
 }

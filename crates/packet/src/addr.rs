@@ -88,6 +88,21 @@ impl Addr {
         b[0] == 0xfe && b[1] & 0xc0 == 0x80
     }
 
+    /// The link-local address that an interface has by itself: `fe80::/64` and its Ethernet address (RFC 4291,
+    /// appendix A).
+    #[inline(always)]
+    pub const fn link_local_of(mac: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = mac;
+        Self::from_v6_bytes([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
+    /// `224.0.0.0/4`, and the broadcast `255.255.255.255`, as v4-mapped.
+    #[inline(always)]
+    pub const fn is_group_v4(self) -> bool {
+        let b = self.v4_bytes();
+        self.is_v4() && (b[0] & 0xf0 == 0xe0 || u32::from_ne_bytes(b) == u32::MAX)
+    }
+
     /// `ff00::/8`
     #[inline(always)]
     pub const fn is_multicast_v6(self) -> bool {
@@ -183,6 +198,10 @@ mod tests {
         assert!(!addr("fec0::1").is_link_local_v6());
         assert!(addr("ff02::1").is_multicast_v6());
         assert!(!addr("fd00::1").is_multicast_v6());
+        assert!(addr("224.0.0.1").is_group_v4() && addr("239.9.9.9").is_group_v4());
+        assert!(addr("255.255.255.255").is_group_v4() && !addr("255.255.255.254").is_group_v4());
+        assert!(!addr("ff02::1").is_group_v4() && !addr("223.0.0.1").is_group_v4());
+        assert_eq!(Addr::link_local_of([2, 0, 0, 0, 0, 7]), addr("fe80::ff:fe00:7"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Headers, read at fixed places: Ethernet, ARP, IPv4 and IPv6.
+//! Headers, read at fixed places: Ethernet, IPv4 and IPv6.
 //!
 //! Each function reads its header with one bounds check, and says what the walk needs of it.
 
@@ -6,12 +6,19 @@ use crate::{Addr, Packet, Reason, checksum};
 
 /// Length of an Ethernet header; the walk's packets start with one.
 pub const ETHERNET: usize = 14;
-/// Length of the headers up to the end of an ARP packet for IPv4 over Ethernet.
-pub const ARP: usize = ETHERNET + 28;
 /// Length of the headers up to the end of an IPv4 header without options.
 pub const IPV4: usize = ETHERNET + 20;
 /// Length of the headers up to the end of an IPv6 header.
 pub const IPV6: usize = ETHERNET + 40;
+
+/// What the walk needs to know of an Ethernet header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ethernet {
+    /// Who says to have sent it.
+    pub source: [u8; 6],
+    /// What follows.
+    pub kind: Kind,
+}
 
 /// What follows the Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +44,13 @@ pub struct Ip {
     pub ttl: u8,
     /// There are options that a router has to look at.
     pub options: bool,
+    /// What follows: IPv4's protocol, IPv6's next header.
+    pub protocol: u8,
 }
 
 /// Reads the `N` bytes that a packet starts with, asking the kernel for them if it keeps them elsewhere.
 #[inline(always)]
-fn start<const N: usize, P: Packet>(packet: &mut P) -> Result<&[u8; N], Reason> {
+pub(crate) fn start<const N: usize, P: Packet>(packet: &mut P) -> Result<&[u8; N], Reason> {
     if packet.bytes::<N>(0).is_none() {
         packet.pull(N);
     }
@@ -50,25 +59,17 @@ fn start<const N: usize, P: Packet>(packet: &mut P) -> Result<&[u8; N], Reason> 
 
 /// Reads the Ethernet header.
 #[inline(always)]
-pub fn ethernet<P: Packet>(packet: &mut P) -> Result<Kind, Reason> {
+pub fn ethernet<P: Packet>(packet: &mut P) -> Result<Ethernet, Reason> {
     let h = start::<ETHERNET, P>(packet)?;
-    Ok(match u16::from_be_bytes([h[12], h[13]]) {
-        0x0800 => Kind::Ipv4,
-        0x86dd => Kind::Ipv6,
-        0x0806 => Kind::Arp,
-        _ => Kind::Other,
+    Ok(Ethernet {
+        source: six(h, 6),
+        kind: match u16::from_be_bytes([h[12], h[13]]) {
+            0x0800 => Kind::Ipv4,
+            0x86dd => Kind::Ipv6,
+            0x0806 => Kind::Arp,
+            _ => Kind::Other,
+        },
     })
-}
-
-/// Reads an ARP packet (RFC 826): the protocol address that its sender claims.
-#[inline(always)]
-pub fn arp<P: Packet>(packet: &mut P) -> Result<Addr, Reason> {
-    let h = start::<ARP, P>(packet)?;
-    // Ethernet, IPv4, and the lengths of their addresses.
-    if [h[14], h[15], h[16], h[17], h[18], h[19]] != [0, 1, 0x08, 0, 6, 4] {
-        return Err(Reason::Malformed);
-    }
-    Ok(Addr::from_v4_bytes([h[28], h[29], h[30], h[31]]))
 }
 
 /// Reads an IPv4 header (RFC 791).
@@ -84,6 +85,7 @@ pub fn ipv4<P: Packet>(packet: &mut P) -> Result<Ip, Reason> {
         destination: Addr::from_v4_bytes([h[30], h[31], h[32], h[33]]),
         ttl: h[22],
         options: words > 5,
+        protocol: h[23],
     })
 }
 
@@ -100,6 +102,7 @@ pub fn ipv6<P: Packet>(packet: &mut P) -> Result<Ip, Reason> {
         ttl: h[21],
         // Next header 0: hop-by-hop options, the only ones that routers read.
         options: h[20] == 0,
+        protocol: h[20],
     })
 }
 
@@ -137,8 +140,14 @@ fn set_ethernet<const N: usize>(header: &mut [u8; N], to: [u8; 6], from: [u8; 6]
     }
 }
 
-/// The 16 bytes at a place inside a header.
+/// The 6 bytes at a place inside a header: an Ethernet address.
 #[inline(always)]
-fn sixteen<const N: usize>(header: &[u8; N], at: usize) -> [u8; 16] {
+pub(crate) fn six<const N: usize>(header: &[u8; N], at: usize) -> [u8; 6] {
+    core::array::from_fn(|i| header[at + i])
+}
+
+/// The 16 bytes at a place inside a header: an IPv6 address.
+#[inline(always)]
+pub(crate) fn sixteen<const N: usize>(header: &[u8; N], at: usize) -> [u8; 16] {
     core::array::from_fn(|i| header[at + i])
 }

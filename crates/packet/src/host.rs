@@ -11,6 +11,8 @@ use crate::{Addr, BackendKey, Frontend, Maps, Packet, PeerKey, Pod, Reason, Serv
 pub struct HostPacket {
     /// Interface index of the host side of the pod's veth.
     pub ifindex: u32,
+    /// It came with a VLAN tag.
+    pub tagged: bool,
     /// The packet.
     pub data: Vec<u8>,
 }
@@ -18,6 +20,10 @@ pub struct HostPacket {
 impl Packet for HostPacket {
     fn ifindex(&self) -> u32 {
         self.ifindex
+    }
+
+    fn tagged(&self) -> bool {
+        self.tagged
     }
 
     fn bytes<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
@@ -36,6 +42,8 @@ impl Packet for HostPacket {
 pub struct HostMaps {
     /// The node's pods.
     pub pods: HashMap<Addr, Pod>,
+    /// Their Ethernet addresses, by interface.
+    pub macs: HashMap<u32, [u8; 6]>,
     /// The services.
     pub frontends: HashMap<Frontend, Service>,
     /// Their backends.
@@ -46,11 +54,17 @@ pub struct HostMaps {
     pub seed: Cell<u32>,
     /// What was counted, by [`Reason`].
     pub counters: RefCell<HashMap<Reason, u64>>,
+    /// What ended, by the interface that it came from.
+    pub drops: RefCell<HashMap<(u32, Reason), u64>>,
 }
 
 impl Maps for HostMaps {
     fn pod(&self, addr: &Addr) -> Option<Pod> {
         self.pods.get(addr).copied()
+    }
+
+    fn mac(&self, ifindex: u32) -> Option<[u8; 6]> {
+        self.macs.get(&ifindex).copied()
     }
 
     fn frontend(&self, frontend: &Frontend) -> Option<Service> {
@@ -79,5 +93,9 @@ impl Maps for HostMaps {
 
     fn count(&self, reason: Reason) {
         *self.counters.borrow_mut().entry(reason).or_default() += 1;
+    }
+
+    fn count_drop(&self, ifindex: u32, reason: Reason) {
+        *self.drops.borrow_mut().entry((ifindex, reason)).or_default() += 1;
     }
 }

@@ -4,10 +4,10 @@
 //! the kernel compares keys byte by byte, and any bytes may come back. [`ABI_VERSION`] changes whenever a layout or
 //! the meaning of a field does.
 
-use crate::{Addr, Port};
+use crate::{Addr, Port, Reason};
 
 /// Version of these layouts. It sits in a pinned map; an agent refuses pins of another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, as the programs define them and as they are pinned.
 pub mod name {
@@ -15,6 +15,8 @@ pub mod name {
     pub const ABI: &str = "ABI";
     /// [`Addr`](crate::Addr) -> [`super::Pod`]: the pods of this node.
     pub const PODS: &str = "PODS";
+    /// Interface index of the host side of a pod's veth -> [`super::Interface`].
+    pub const INTERFACES: &str = "INTERFACES";
     /// [`super::Frontend`] -> [`super::Service`].
     pub const FRONTENDS: &str = "FRONTENDS";
     /// [`super::BackendKey`] -> [`super::SockAddr`].
@@ -24,7 +26,7 @@ pub mod name {
     /// [`Reason`](crate::Reason) as index -> packets or calls, per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// All of them.
-    pub const ALL: [&str; 6] = [ABI, PODS, FRONTENDS, BACKENDS, PEERS, COUNTERS];
+    pub const ALL: [&str; 7] = [ABI, PODS, INTERFACES, FRONTENDS, BACKENDS, PEERS, COUNTERS];
 }
 
 /// Marks types that may be handed to the kernel and taken from it as bytes.
@@ -44,6 +46,7 @@ macro_rules! plain {
 plain! {
     Addr: 16,
     Pod: 4 + 6 + 6,
+    Interface: 6 + 2 + 8 * Reason::DROPS.len(),
     Frontend: 16 + 2 + 1 + 5,
     Service: 4 + 4,
     BackendKey: 4 + 4,
@@ -63,6 +66,29 @@ pub struct Pod {
     pub mac: [u8; 6],
     /// Ethernet address of the host's side: the pod's gateway.
     pub host_mac: [u8; 6],
+}
+
+/// The pod behind an interface: who it is on the link, and how often it sent what it must not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Ethernet address of the pod's side.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub zero: [u8; 2],
+    /// Packets that ended at the hook, in the order of [`Reason::DROPS`]. The kernel counts, the agent reads.
+    pub drops: [u64; Reason::DROPS.len()],
+}
+
+impl Interface {
+    /// The interface of a pod that has sent nothing yet.
+    pub const fn new(mac: [u8; 6]) -> Self {
+        Self {
+            mac,
+            zero: [0; 2],
+            drops: [0; Reason::DROPS.len()],
+        }
+    }
 }
 
 /// Where a service is reached: the key of its backends.

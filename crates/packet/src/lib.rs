@@ -24,11 +24,13 @@ pub mod header;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod layout;
+mod neighbour;
 pub mod pod;
+mod sender;
 pub mod service;
 pub mod verdict;
 
 pub use access::{Maps, Packet};
 pub use addr::{Addr, Port};
-pub use layout::{ABI_VERSION, BackendKey, Frontend, PeerKey, Plain, Pod, Service, SockAddr};
+pub use layout::{ABI_VERSION, BackendKey, Frontend, Interface, PeerKey, Plain, Pod, Service, SockAddr};
 pub use verdict::{Reason, Verdict};

@@ -176,6 +176,12 @@ mod tests {
         fn random(&self) -> u32 {
             u32::MAX
         }
+        fn mac(&self, ifindex: u32) -> Option<[u8; 6]> {
+            self.0.mac(ifindex)
+        }
+        fn count_drop(&self, ifindex: u32, reason: Reason) {
+            self.0.count_drop(ifindex, reason);
+        }
         fn count(&self, reason: Reason) {
             self.0.count(reason);
         }

@@ -57,15 +57,42 @@ reasons! {
     6 Malformed "malformed" "dropped: its headers contradict each other",
     7 NotIp "not_ip" "dropped: neither IPv4, IPv6 nor ARP",
     8 Spoofed "spoofed" "dropped: its source is not an address of the pod that sent it",
-    9 Translated "translated" "a socket's service address became a backend's",
-    10 NoEndpoints "no_endpoints" "refused: the service has no endpoints",
-    11 BackendMissing "backend_missing" "refused: the service changed under the lookup several times in a row",
-    12 PeerLost "peer_lost" "no room to note which service a backend stands for: replies show the backend's address",
+    9 ForeignMac "foreign_mac" "dropped: its Ethernet source is not that of the pod that sent it",
+    10 ForeignNeighbour "foreign_neighbour" "dropped: ARP or neighbour discovery that speaks for another, or for a router",
+    11 OnLink "on_link" "dropped: multicast, broadcast or link-local traffic, which no router forwards",
+    12 Translated "translated" "a socket's service address became a backend's",
+    13 NoEndpoints "no_endpoints" "refused: the service has no endpoints",
+    14 BackendMissing "backend_missing" "refused: the service changed under the lookup several times in a row",
+    15 PeerLost "peer_lost" "no room to note which service a backend stands for: replies show the backend's address",
+}
+
+impl Reason {
+    /// The first of the reasons for which a packet ends; the others follow it.
+    const FIRST_DROP: usize = Reason::Truncated as usize;
+
+    /// Every reason for which a packet ends, in the order in which they are counted for each pod.
+    pub const DROPS: [Reason; 7] = [
+        Reason::Truncated,
+        Reason::Malformed,
+        Reason::NotIp,
+        Reason::Spoofed,
+        Reason::ForeignMac,
+        Reason::ForeignNeighbour,
+        Reason::OnLink,
+    ];
+
+    /// Its place in [`Reason::DROPS`], if a packet ends for it.
+    #[inline(always)]
+    pub const fn drop_index(self) -> Option<usize> {
+        let index = (self as usize).wrapping_sub(Self::FIRST_DROP);
+        if index < Self::DROPS.len() { Some(index) } else { None }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::vec::Vec;
 
     use super::*;
 
@@ -76,5 +103,14 @@ mod tests {
         for (i, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, i);
         }
+    }
+    #[test]
+    fn drops_stand_together() {
+        let drops: Vec<_> = Reason::ALL.iter().filter(|r| r.text().starts_with("dropped")).copied().collect();
+        assert_eq!(drops, Reason::DROPS);
+        for (i, reason) in Reason::DROPS.iter().enumerate() {
+            assert_eq!(reason.drop_index(), Some(i));
+        }
+        assert_eq!(Reason::Options.drop_index().or(Reason::Translated.drop_index()), None);
     }
 }

@@ -15,7 +15,7 @@ use weft_packet::layout::name;
 use weft_packet::{ABI_VERSION, Reason};
 
 use super::links::{Links, PodHooks};
-use super::pods::{PodLink, Pods};
+use super::pods::{Drops, PodLink, Pods};
 use super::services::Services;
 use super::{Error, OBJECT, Result};
 
@@ -172,6 +172,11 @@ impl Datapath {
             })
         };
         Reason::ALL.iter().map(count).collect()
+    }
+
+    /// What pods sent that ended at their hooks, by the interface of the pod; nothing of those that behave.
+    pub fn drops(&self) -> Result<BTreeMap<u32, Vec<Drops>>> {
+        self.pods.drops()
     }
 
     /// What was found on this node, and chosen.

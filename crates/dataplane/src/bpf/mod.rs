@@ -20,7 +20,7 @@ mod table;
 pub use datapath::{Config, Counter, Datapath, Feature, Usage};
 pub use error::Error;
 pub use links::PodHooks;
-pub use pods::PodLink;
+pub use pods::{Drops, PodLink};
 
 /// What a call on the datapath gives.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,14 +1,15 @@
-//! The node's pods: which address belongs to which veth.
+//! The node's pods: which address belongs to which veth, and what each of them sent that it must not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::Ebpf;
+use aya::maps::{MapData, MapError, PerCpuHashMap, PerCpuValues};
 use weft_packet::layout::name;
-use weft_packet::{Addr, Pod};
+use weft_packet::{Addr, Interface, Pod, Reason};
 
-use super::table::Table;
-use super::{Result, Usage};
+use super::table::{Raw, Table};
+use super::{Error, Result, Usage};
 
 /// How a pod is reached from its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,40 +22,77 @@ pub struct PodLink {
     pub host_mac: [u8; 6],
 }
 
+/// Packets of a pod that ended at its hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drops {
+    /// Why.
+    pub reason: Reason,
+    /// How many, since the pod came.
+    pub count: u64,
+}
+
 pub(super) struct Pods {
-    table: Table<Addr, Pod>,
-    /// What the map holds.
+    addresses: Table<Addr, Pod>,
+    /// One for each interface that an address leads to: there before the address, and after it.
+    interfaces: Interfaces,
+    /// What `addresses` holds.
     known: BTreeMap<Addr, PodLink>,
 }
 
 impl Pods {
+    /// Reads what the maps hold, and removes the interfaces that no address leads to: of an agent that died half-way.
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
-        let table = Table::<Addr, Pod>::take(ebpf, name::PODS)?;
+        let addresses = Table::<Addr, Pod>::take(ebpf, name::PODS)?;
+        let mut interfaces = Interfaces::take(ebpf)?;
         let link = |Pod { ifindex, mac, host_mac }| PodLink { ifindex, mac, host_mac };
-        let known = table
+        let known: BTreeMap<_, _> = addresses
             .entries()?
             .into_iter()
             .map(|(addr, pod)| (addr, link(pod)))
             .collect();
-        Ok(Self { table, known })
+        let used: BTreeSet<u32> = known.values().map(|link| link.ifindex).collect();
+        for ifindex in interfaces.drops()?.into_keys().filter(|ifindex| !used.contains(ifindex)) {
+            interfaces.remove(ifindex)?;
+        }
+        Ok(Self {
+            addresses,
+            interfaces,
+            known,
+        })
     }
 
     pub(super) fn set(&mut self, ip: IpAddr, link: PodLink) -> Result<()> {
         let addr = Addr::from(ip);
-        if self.known.get(&addr) == Some(&link) {
+        let before = self.known.get(&addr).copied();
+        if before == Some(link) {
             return Ok(());
         }
         let PodLink { ifindex, mac, host_mac } = link;
-        self.table.insert(addr, Pod { ifindex, mac, host_mac })?;
+        if !self.known.values().any(|other| (other.ifindex, other.mac) == (ifindex, mac)) {
+            self.interfaces.insert(ifindex, mac)?;
+        }
+        self.addresses.insert(addr, Pod { ifindex, mac, host_mac })?;
         self.known.insert(addr, link);
-        Ok(())
+        match before {
+            Some(before) => self.forget_unused(before.ifindex),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn remove(&mut self, ip: IpAddr) -> Result<()> {
         let addr = Addr::from(ip);
-        self.table.remove(addr)?;
-        self.known.remove(&addr);
-        Ok(())
+        self.addresses.remove(addr)?;
+        match self.known.remove(&addr) {
+            Some(link) => self.forget_unused(link.ifindex),
+            None => Ok(()),
+        }
+    }
+
+    fn forget_unused(&mut self, ifindex: u32) -> Result<()> {
+        match self.known.values().any(|link| link.ifindex == ifindex) {
+            true => Ok(()),
+            false => self.interfaces.remove(ifindex),
+        }
     }
 
     pub(super) fn all(&self) -> BTreeMap<IpAddr, PodLink> {
@@ -64,7 +102,64 @@ impl Pods {
             .collect()
     }
 
+    /// What ended, for each interface from which anything did.
+    pub(super) fn drops(&self) -> Result<BTreeMap<u32, Vec<Drops>>> {
+        let mut drops = self.interfaces.drops()?;
+        drops.retain(|_, drops| !drops.is_empty());
+        Ok(drops)
+    }
+
     pub(super) fn usage(&self) -> Usage {
-        self.table.usage(self.known.len())
+        self.addresses.usage(self.known.len())
+    }
+}
+
+/// The map of interfaces: the same value for each CPU, but for what that CPU counted.
+struct Interfaces(PerCpuHashMap<MapData, u32, Raw<Interface>>);
+
+impl Interfaces {
+    fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let map = ebpf.take_map(name::INTERFACES).ok_or(Error::Incomplete {
+            name: name::INTERFACES,
+        })?;
+        PerCpuHashMap::try_from(map).map(Self).map_err(failed("open"))
+    }
+
+    /// Adds an interface from which nothing came yet.
+    fn insert(&mut self, ifindex: u32, mac: [u8; 6]) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, e)| failed("write to")(e.into()))?;
+        let values = PerCpuValues::try_from(vec![Raw(Interface::new(mac)); cpus]);
+        let values = values.map_err(|e| failed("write to")(e.into()))?;
+        self.0.insert(ifindex, values, 0).map_err(failed("write to"))
+    }
+
+    /// Removes an interface, if it is there.
+    fn remove(&mut self, ifindex: u32) -> Result<()> {
+        match self.0.remove(&ifindex) {
+            Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(failed("remove from")),
+        }
+    }
+
+    /// Every interface, with what ended.
+    fn drops(&self) -> Result<BTreeMap<u32, Vec<Drops>>> {
+        let all = self.0.iter().map(|entry| {
+            let (ifindex, values) = entry.map_err(failed("read"))?;
+            let total = |index: usize| values.iter().filter_map(|Raw(cpu)| cpu.drops.get(index)).sum();
+            let counted = Reason::DROPS.into_iter().enumerate().map(|(index, reason)| Drops {
+                reason,
+                count: total(index),
+            });
+            Ok((ifindex, counted.filter(|drops| drops.count > 0).collect()))
+        });
+        all.collect()
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map {
+        map: name::INTERFACES,
+        action,
+        source: Box::new(source),
     }
 }

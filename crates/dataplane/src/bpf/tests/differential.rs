@@ -6,14 +6,14 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr};
 
 use aya::Ebpf;
-use aya::maps::{HashMap as KernelMap, MapData};
+use aya::maps::{HashMap as KernelMap, MapData, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use weft_packet::host::{HostMaps, HostPacket};
 use weft_packet::layout::name;
-use weft_packet::{Addr, Pod, Reason, Verdict, pod};
+use weft_packet::{Addr, Interface, Pod, Reason, Verdict, pod};
 
 use crate::bpf::datapath::{load, open_counters};
 use crate::bpf::table::Raw;
@@ -27,10 +27,15 @@ const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
 
+/// The Ethernet address of the pod behind an interface.
+fn mac(ifindex: u32) -> [u8; 6] {
+    [2, 0, 0, 0, 0, ifindex as u8]
+}
+
 fn pods() -> HashMap<Addr, Pod> {
     let pod = |ifindex: u32| Pod {
         ifindex,
-        mac: [2, 0, 0, 0, 0, ifindex as u8],
+        mac: mac(ifindex),
         host_mac: [4, 0, 0, 0, 0, ifindex as u8],
     };
     let list = [
@@ -58,6 +63,7 @@ fn address6() -> impl Strategy<Value = [u8; 16]> {
     let known = [
         "fd00::1",
         "fd00::9",
+        "fe80::ff:fe00:1",
         "fe80::1",
         "::",
         "ff02::1",
@@ -68,7 +74,7 @@ fn address6() -> impl Strategy<Value = [u8; 16]> {
     let known = known.map(|ip| ip.parse::<Ipv6Addr>().unwrap().octets()).to_vec();
     prop_oneof![
         4 => select(vec![known[0], known[1]]),
-        2 => select(known),
+        3 => select(known),
         1 => any::<[u8; 16]>(),
     ]
 }
@@ -117,10 +123,35 @@ fn ipv6() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// Neighbour discovery, its relatives, and what is nearly one.
+fn discovery() -> impl Strategy<Value = Vec<u8>> {
+    let length = prop_oneof![4 => select(vec![8u8, 16, 24, 32]), 1 => 0u8..40];
+    let option = (select(vec![1u8, 2, 14]), hardware());
+    (133u8..=138, length, address6(), address6(), address6(), option, any::<[u8; 8]>()).prop_map(
+        |(kind, length, source, destination, target, (option, mac), more)| {
+            let message = match length {
+                // Where a router solicitation has its option.
+                16 => [&[kind, 0, 0, 0, 0, 0, 0, 0, option, 1], &mac[..], &more].concat(),
+                _ => [&[kind, 0, 0, 0, 0, 0, 0, 0], &target[..], &[option, 1], &mac, &more].concat(),
+            };
+            [&[0x60, 0, 0, 0, 0, length, 58, 255], &source[..], &destination, &message].concat()
+        },
+    )
+}
+
+/// The pod's Ethernet address, another's, or any.
+fn hardware() -> impl Strategy<Value = [u8; 6]> {
+    prop_oneof![8 => Just(mac(LO)), 1 => Just(mac(9)), 1 => any::<[u8; 6]>()]
+}
+
 fn arp() -> impl Strategy<Value = Vec<u8>> {
-    let fixed = prop_oneof![6 => Just([0, 1, 8, 0, 6, 4]), 1 => any::<[u8; 6]>()];
-    (fixed, any::<[u8; 8]>(), address4(), any::<[u8; 10]>(), bytes(20))
-        .prop_map(|(fixed, middle, sender, target, rest)| [&fixed, &middle[..], &sender, &target, &rest].concat())
+    let fixed = prop_oneof![9 => Just([0, 1, 8, 0, 6, 4]), 1 => any::<[u8; 6]>()];
+    let operation = prop_oneof![9 => 1u8..3, 1 => any::<u8>()].prop_map(|operation| [0, operation]);
+    (fixed, operation, hardware(), address4(), any::<[u8; 6]>(), address4(), bytes(20)).prop_map(
+        |(fixed, operation, mac, sender, nobody, target, rest)| {
+            [&fixed, &operation[..], &mac, &sender, &nobody, &target, &rest].concat()
+        },
+    )
 }
 
 fn frame() -> impl Strategy<Value = Vec<u8>> {
@@ -128,22 +159,28 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     let inner = prop_oneof![
         8 => ipv4().prop_map(kind(0x0800)),
         8 => ipv6().prop_map(kind(0x86dd)),
+        5 => discovery().prop_map(kind(0x86dd)),
         3 => arp().prop_map(kind(0x0806)),
         1 => (any::<u16>(), bytes(120)),
         1 => (select(vec![0x0800, 0x86dd, 0x0806, 0x8100, 0x88a8]), bytes(120)),
     ];
     // Cut anywhere, one time in four.
-    (any::<[u8; 12]>(), inner, 0usize..4, any::<prop::sample::Index>()).prop_map(
-        |(macs, (ethertype, rest), cut, at)| {
-            let mut frame = [&macs[..], &ethertype.to_be_bytes(), &rest].concat();
+    (
+        any::<[u8; 6]>(),
+        hardware(),
+        inner,
+        0usize..4,
+        any::<prop::sample::Index>(),
+    )
+        .prop_map(|(to, from, (ethertype, rest), cut, at)| {
+            let mut frame = [&to[..], &from, &ethertype.to_be_bytes(), &rest].concat();
             if cut == 0 {
                 frame.truncate(at.index(frame.len() + 1));
             }
             // The kernel takes no test packet that ends with its Ethernet header.
             frame.resize(frame.len().max(15), 0);
             frame
-        },
-    )
+        })
 }
 
 /// The program and its maps in the kernel.
@@ -160,6 +197,9 @@ impl Kernel {
         for (addr, pod) in pods() {
             table.insert(Raw(addr), Raw(pod), 0).unwrap();
         }
+        let mut macs: PerCpuHashMap<_, u32, Raw<Interface>> = ebpf.map_mut(name::INTERFACES).unwrap().try_into().unwrap();
+        let own = vec![Raw(Interface::new(mac(LO))); aya::util::nr_cpus().unwrap()];
+        macs.insert(LO, own.try_into().unwrap(), 0).unwrap();
         let counters = open_counters(&mut ebpf).unwrap();
         let program: &mut SchedClassifier = ebpf.program_mut("from_pod").unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -171,6 +211,15 @@ impl Kernel {
             .iter()
             .map(|r| self.counters.get(&(*r as u32), 0).unwrap().iter().sum())
             .collect()
+    }
+
+    /// What ended, counted for the pod.
+    fn drops(&self) -> HashMap<(u32, Reason), u64> {
+        let macs: PerCpuHashMap<_, u32, Raw<Interface>> = self.ebpf.map(name::INTERFACES).unwrap().try_into().unwrap();
+        let cpus = macs.get(&LO, 0).unwrap();
+        let count = |index: usize| cpus.iter().map(|Raw(interface)| interface.drops[index]).sum();
+        let drops = Reason::DROPS.iter().enumerate();
+        drops.map(|(index, reason)| ((LO, *reason), count(index))).collect()
     }
 
     /// The program's answer and the packet after it. Nothing where the kernel does not take the packet for a test.
@@ -199,6 +248,7 @@ fn kernel_and_host_agree_on_random_packets() {
         let kernel = Kernel::load(&world.bpffs.join("maps"));
         let maps = HostMaps {
             pods: pods(),
+            macs: [(LO, mac(LO))].into(),
             ..HostMaps::default()
         };
         let mut runner = TestRunner::new(Config {
@@ -210,6 +260,7 @@ fn kernel_and_host_agree_on_random_packets() {
             .run(&frame(), |frame| {
                 let mut packet = HostPacket {
                     ifindex: LO,
+                    tagged: false,
                     data: frame.clone(),
                 };
                 let verdict = pod::from_pod(&mut packet, &maps);
@@ -237,9 +288,15 @@ fn kernel_and_host_agree_on_random_packets() {
                 Ok(())
             })
             .unwrap_or_else(|e| panic!("{e}"));
+        // The pod answers for what ended, but for what the kernel did not take.
+        let expected = maps.drops.borrow();
+        for (place, count) in kernel.drops() {
+            let host = expected.get(&place).copied().unwrap_or_default();
+            assert!(count == host || place.1 == Reason::Truncated && count < host, "{place:?}: {count}, {host}");
+        }
         // The packets were of every kind that the walk tells apart.
         let seen = maps.counters.borrow();
-        for reason in Reason::ALL.iter().filter(|r| (**r as u32) <= Reason::Spoofed as u32) {
+        for reason in Reason::ALL.iter().filter(|r| **r <= Reason::OnLink) {
             assert!(
                 seen.get(reason).is_some_and(|n| *n > CASES as u64 / 200),
                 "hardly any {reason:?}: {seen:?}"
