@@ -106,7 +106,11 @@ mod tests {
     }
     #[test]
     fn drops_stand_together() {
-        let drops: Vec<_> = Reason::ALL.iter().filter(|r| r.text().starts_with("dropped")).copied().collect();
+        let drops: Vec<_> = Reason::ALL
+            .iter()
+            .filter(|r| r.text().starts_with("dropped"))
+            .copied()
+            .collect();
         assert_eq!(drops, Reason::DROPS);
         for (i, reason) in Reason::DROPS.iter().enumerate() {
             assert_eq!(reason.drop_index(), Some(i));

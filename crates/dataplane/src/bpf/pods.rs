@@ -51,7 +51,11 @@ impl Pods {
             .map(|(addr, pod)| (addr, link(pod)))
             .collect();
         let used: BTreeSet<u32> = known.values().map(|link| link.ifindex).collect();
-        for ifindex in interfaces.drops()?.into_keys().filter(|ifindex| !used.contains(ifindex)) {
+        for ifindex in interfaces
+            .drops()?
+            .into_keys()
+            .filter(|ifindex| !used.contains(ifindex))
+        {
             interfaces.remove(ifindex)?;
         }
         Ok(Self {
@@ -68,7 +72,11 @@ impl Pods {
             return Ok(());
         }
         let PodLink { ifindex, mac, host_mac } = link;
-        if !self.known.values().any(|other| (other.ifindex, other.mac) == (ifindex, mac)) {
+        if !self
+            .known
+            .values()
+            .any(|other| (other.ifindex, other.mac) == (ifindex, mac))
+        {
             self.interfaces.insert(ifindex, mac)?;
         }
         self.addresses.insert(addr, Pod { ifindex, mac, host_mac })?;
@@ -119,9 +127,9 @@ struct Interfaces(PerCpuHashMap<MapData, u32, Raw<Interface>>);
 
 impl Interfaces {
     fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        let map = ebpf.take_map(name::INTERFACES).ok_or(Error::Incomplete {
-            name: name::INTERFACES,
-        })?;
+        let map = ebpf
+            .take_map(name::INTERFACES)
+            .ok_or(Error::Incomplete { name: name::INTERFACES })?;
         PerCpuHashMap::try_from(map).map(Self).map_err(failed("open"))
     }
 

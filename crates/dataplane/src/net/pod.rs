@@ -162,6 +162,8 @@ async fn build_inside(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
         sysctl::set(&switch("disable_ipv6"), "0")?;
         sysctl::set(&switch("accept_dad"), "0")?;
         sysctl::set(&switch("accept_ra"), "0")?;
+        // The only link-local address that the datapath takes for the pod's own.
+        sysctl::set(&switch("addr_gen_mode"), "0")?;
     }
     rtnl.set_up(link.index).await?;
     for ip in &pod.ips {

@@ -43,7 +43,8 @@ pub fn enable_forwarding() -> Result<(), NetError> {
         {
             let name = entry.file_name().to_string_lossy().into_owned();
             let switch = format!("ipv6/conf/{name}/accept_ra");
-            if !matches!(name.as_str(), "all" | "lo") && get(&switch).as_deref() == Some("1") {
+            // Nor is "default" changed: the links of pods to come would have it, and believe a pod that it is a router.
+            if !matches!(name.as_str(), "all" | "default" | "lo") && get(&switch).as_deref() == Some("1") {
                 set(&switch, "2")?;
             }
         }

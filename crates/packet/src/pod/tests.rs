@@ -225,11 +225,7 @@ fn a_pod_speaks_of_itself_to_its_neighbours() {
         ipv6_with(OWN_LINK_LOCAL, "ff02::2", 58, 255, &[133, 0, 0, 0, 0, 0, 0, 0]),
         ipv6_with("::", "ff02::2", 58, 255, &[133, 0, 0, 0, 0, 0, 0, 0]),
     ] {
-        assert_eq!(
-            verdict(packet.clone()),
-            Verdict::Pass(Reason::Neighbour),
-            "{packet:x?}"
-        );
+        assert_eq!(verdict(packet.clone()), Verdict::Pass(Reason::Neighbour), "{packet:x?}");
     }
 }
 
@@ -371,12 +367,28 @@ fn attack() -> impl Strategy<Value = HostPacket> {
     let mac = || prop_oneof![4 => Just(MAC), 1 => Just(OTHER_MAC), 1 => any::<[u8; 6]>()];
     let v4 = || prop_oneof![3 => Just(OWN_V4), 1 => Just(OTHER_V4), 1 => Just([0; 4]), 1 => any::<[u8; 4]>()];
     let v6 = || {
-        let known = [OWN_V6, OWN_LINK_LOCAL, OTHER_V6, OTHER_LINK_LOCAL, "::", ALL_NODES, "fe80::1"];
+        let known = [
+            OWN_V6,
+            OWN_LINK_LOCAL,
+            OTHER_V6,
+            OTHER_LINK_LOCAL,
+            "::",
+            ALL_NODES,
+            "fe80::1",
+        ];
         prop_oneof![7 => select(known.map(octets).to_vec()), 1 => any::<[u8; 16]>()]
     };
     let arp = (1u8..4, mac(), v4(), v4()).prop_map(|(operation, mac, from, to)| arp(operation, mac, from, to));
-    let discovery = (133u8..=138, v6(), v6(), v6(), select(vec![1u8, 2, 14]), mac(), 0usize..40).prop_map(
-        |(kind, source, destination, target, option, mac, length)| {
+    let discovery = (
+        133u8..=138,
+        v6(),
+        v6(),
+        v6(),
+        select(vec![1u8, 2, 14]),
+        mac(),
+        0usize..40,
+    )
+        .prop_map(|(kind, source, destination, target, option, mac, length)| {
             let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
             message.extend(target);
             message.extend([option, 1]);
@@ -386,8 +398,7 @@ fn attack() -> impl Strategy<Value = HostPacket> {
             message.truncate(if length < 24 { [24, 32][length % 2] } else { length });
             let text = |ip: [u8; 16]| std::format!("{}", Ipv6Addr::from(ip));
             ipv6_with(&text(source), &text(destination), 58, 255, &message)
-        },
-    );
+        });
     let v6 = (v6(), v6(), select(vec![0u8, 6, 17, 58, 60])).prop_map(|(source, destination, next)| {
         let text = |ip: [u8; 16]| std::format!("{}", Ipv6Addr::from(ip));
         ipv6(&text(source), &text(destination), next, 64)

@@ -127,16 +127,29 @@ fn ipv6() -> impl Strategy<Value = Vec<u8>> {
 fn discovery() -> impl Strategy<Value = Vec<u8>> {
     let length = prop_oneof![4 => select(vec![8u8, 16, 24, 32]), 1 => 0u8..40];
     let option = (select(vec![1u8, 2, 14]), hardware());
-    (133u8..=138, length, address6(), address6(), address6(), option, any::<[u8; 8]>()).prop_map(
-        |(kind, length, source, destination, target, (option, mac), more)| {
+    (
+        133u8..=138,
+        length,
+        address6(),
+        address6(),
+        address6(),
+        option,
+        any::<[u8; 8]>(),
+    )
+        .prop_map(|(kind, length, source, destination, target, (option, mac), more)| {
             let message = match length {
                 // Where a router solicitation has its option.
                 16 => [&[kind, 0, 0, 0, 0, 0, 0, 0, option, 1], &mac[..], &more].concat(),
                 _ => [&[kind, 0, 0, 0, 0, 0, 0, 0], &target[..], &[option, 1], &mac, &more].concat(),
             };
-            [&[0x60, 0, 0, 0, 0, length, 58, 255], &source[..], &destination, &message].concat()
-        },
-    )
+            [
+                &[0x60, 0, 0, 0, 0, length, 58, 255],
+                &source[..],
+                &destination,
+                &message,
+            ]
+            .concat()
+        })
 }
 
 /// The pod's Ethernet address, another's, or any.
@@ -147,11 +160,18 @@ fn hardware() -> impl Strategy<Value = [u8; 6]> {
 fn arp() -> impl Strategy<Value = Vec<u8>> {
     let fixed = prop_oneof![9 => Just([0, 1, 8, 0, 6, 4]), 1 => any::<[u8; 6]>()];
     let operation = prop_oneof![9 => 1u8..3, 1 => any::<u8>()].prop_map(|operation| [0, operation]);
-    (fixed, operation, hardware(), address4(), any::<[u8; 6]>(), address4(), bytes(20)).prop_map(
-        |(fixed, operation, mac, sender, nobody, target, rest)| {
-            [&fixed, &operation[..], &mac, &sender, &nobody, &target, &rest].concat()
-        },
+    (
+        fixed,
+        operation,
+        hardware(),
+        address4(),
+        any::<[u8; 6]>(),
+        address4(),
+        bytes(20),
     )
+        .prop_map(|(fixed, operation, mac, sender, nobody, target, rest)| {
+            [&fixed, &operation[..], &mac, &sender, &nobody, &target, &rest].concat()
+        })
 }
 
 fn frame() -> impl Strategy<Value = Vec<u8>> {
@@ -197,7 +217,8 @@ impl Kernel {
         for (addr, pod) in pods() {
             table.insert(Raw(addr), Raw(pod), 0).unwrap();
         }
-        let mut macs: PerCpuHashMap<_, u32, Raw<Interface>> = ebpf.map_mut(name::INTERFACES).unwrap().try_into().unwrap();
+        let mut macs: PerCpuHashMap<_, u32, Raw<Interface>> =
+            ebpf.map_mut(name::INTERFACES).unwrap().try_into().unwrap();
         let own = vec![Raw(Interface::new(mac(LO))); aya::util::nr_cpus().unwrap()];
         macs.insert(LO, own.try_into().unwrap(), 0).unwrap();
         let counters = open_counters(&mut ebpf).unwrap();
@@ -292,7 +313,10 @@ fn kernel_and_host_agree_on_random_packets() {
         let expected = maps.drops.borrow();
         for (place, count) in kernel.drops() {
             let host = expected.get(&place).copied().unwrap_or_default();
-            assert!(count == host || place.1 == Reason::Truncated && count < host, "{place:?}: {count}, {host}");
+            assert!(
+                count == host || place.1 == Reason::Truncated && count < host,
+                "{place:?}: {count}, {host}"
+            );
         }
         // The packets were of every kind that the walk tells apart.
         let seen = maps.counters.borrow();

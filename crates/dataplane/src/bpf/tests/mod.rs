@@ -1,6 +1,7 @@
 //! The datapath in the running kernel: each test in namespaces and a cgroup of its own.
 
 mod differential;
+mod isolation;
 mod pods;
 mod restart;
 mod sockets;

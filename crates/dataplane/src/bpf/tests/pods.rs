@@ -15,17 +15,17 @@ use super::world::{World, add_address, ip, run};
 use crate::bpf::{Datapath, PodLink};
 
 /// A network namespace with a veth to the test's own, held by a thread that runs what it is sent.
-struct Pod {
-    v4: IpAddr,
-    v6: IpAddr,
+pub(super) struct Pod {
+    pub(super) v4: IpAddr,
+    pub(super) v6: IpAddr,
     veth: String,
-    ifindex: u32,
+    pub(super) ifindex: u32,
     jobs: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Pod {
-    fn new(n: u8, datapath: &mut Datapath) -> Self {
+    pub(super) fn new(n: u8, datapath: &mut Datapath) -> Self {
         let (jobs, todo) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let thread = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -84,7 +84,7 @@ impl Pod {
     }
 
     /// Runs something inside the pod.
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();
         self.jobs
             .as_ref()
@@ -108,7 +108,7 @@ fn two_pods(world: &World) -> (Datapath, Pod, Pod) {
     (datapath, one, two)
 }
 
-fn receiver(address: IpAddr) -> UdpSocket {
+pub(super) fn receiver(address: IpAddr) -> UdpSocket {
     let socket = UdpSocket::bind((address, 5000)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket
