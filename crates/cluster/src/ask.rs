@@ -49,5 +49,6 @@ fn meta(key: ObjectKey, metadata: &ObjectMeta) -> Meta<'_> {
         uid: metadata.uid.as_deref().unwrap_or_default(),
         labels: metadata.labels.as_ref(),
         annotations: metadata.annotations.as_ref(),
+        object: metadata,
     }
 }

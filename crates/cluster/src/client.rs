@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use crate::convert::Malformed;
 use crate::error::Error;
+use crate::field::BadField;
 use crate::health::{Health, Shared};
 
 /// A connection to one API server. Cheap to clone.
@@ -71,6 +73,21 @@ impl Client {
             what: what.into(),
             server: self.server.clone(),
             source: Box::new(source),
+        }
+    }
+
+    pub(crate) fn silent(&self, what: impl Into<String>, limit: Duration) -> Error {
+        Error::Silent {
+            what: what.into(),
+            server: self.server.clone(),
+            seconds: limit.as_secs(),
+        }
+    }
+
+    pub(crate) fn malformed(&self, object: &str, bad: BadField) -> Error {
+        Error::Malformed {
+            server: self.server.clone(),
+            malformed: Malformed::new(object, bad),
         }
     }
 }

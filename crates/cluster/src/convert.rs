@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use weft_model::{
     Endpoint, EndpointPort, EndpointSlice, Namespace, Node, ObjectKey, Pod, PodMeta, Protocol, Service, ServicePort,
@@ -47,6 +48,7 @@ pub(crate) struct Meta<'a> {
     pub(crate) uid: &'a str,
     pub(crate) labels: Option<&'a BTreeMap<String, String>>,
     pub(crate) annotations: Option<&'a BTreeMap<String, String>>,
+    pub(crate) object: &'a ObjectMeta,
 }
 
 impl Meta<'_> {
@@ -257,6 +259,7 @@ pub(crate) fn node(meta: &Meta<'_>, body: &Value) -> Result<Option<Node>, BadFie
         internal_ips,
         pod_cidrs,
         zone: meta.label("topology.kubernetes.io/zone").map(str::to_owned),
+        labels: meta.labels.cloned().unwrap_or_default(),
     }))
 }
 

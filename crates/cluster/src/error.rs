@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::convert::Malformed;
+
 /// A failure to reach or to use the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -50,8 +52,16 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// The API server answered with an object that cannot be used.
+    #[error("the API server at {server} sent what cannot be used: {malformed}; correct the object")]
+    Malformed {
+        /// The API server's address.
+        server: String,
+        /// What is wrong with which object.
+        malformed: Malformed,
+    },
     /// The custom resource has not been defined in this cluster.
-    #[error("the API server at {server} does not know nodenetworks.weft.dev; apply Weft's CustomResourceDefinition")]
+    #[error("the API server at {server} does not know the kinds of weft.dev; apply Weft's CustomResourceDefinitions")]
     NoDefinition {
         /// The API server's address.
         server: String,

@@ -107,6 +107,17 @@ impl<'a> Field<'a> {
         text.parse().map_err(|_| self.bad(expected))
     }
 
+    /// A whole structure; its default where the field is empty.
+    pub(crate) fn read<T: Default + serde::de::DeserializeOwned>(&self, expected: &str) -> Result<T, BadField> {
+        let Some(value) = self.value else {
+            return Ok(T::default());
+        };
+        T::deserialize(value).map_err(|error| BadField {
+            path: self.path.clone(),
+            problem: format!("expected {expected}: {error}"),
+        })
+    }
+
     /// One of a few words, or the default where the field is empty.
     pub(crate) fn word<T: Copy>(&self, default: T, words: &[(&str, T)]) -> Result<T, BadField> {
         let Some(text) = self.text()? else { return Ok(default) };

@@ -8,15 +8,19 @@
 pub mod ask;
 mod client;
 mod convert;
+mod custom;
 mod error;
 mod events;
 mod field;
 mod health;
+pub mod ip_pool;
+pub mod node_addresses;
 pub mod node_network;
 mod watch;
 
 pub use client::Client;
 pub use convert::Malformed;
+pub use custom::definitions;
 pub use error::Error;
 pub use events::{Events, PodEvent};
 pub use health::Health;

@@ -5,20 +5,18 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::ApiResource;
 use serde_json::{Value, json};
 use weft_model::report::NodeReport;
 
 use crate::client::Client;
+use crate::custom::{self, GROUP, VERSION};
 use crate::error::Error;
 
-const GROUP: &str = "weft.dev";
-const VERSION: &str = "v1alpha1";
 const KIND: &str = "NodeNetwork";
-const PLURAL: &str = "nodenetworks";
 
 fn resource() -> ApiResource {
-    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, KIND), PLURAL)
+    custom::resource(KIND, "nodenetworks")
 }
 
 /// The CustomResourceDefinition, to be applied once per cluster.
@@ -44,34 +42,18 @@ pub fn definition() -> Value {
             "layers": {"type": "array", "items": layer, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
         }
     });
-    let column = |name: &str, type_: &str, path: &str| json!({"name": name, "type": type_, "jsonPath": path});
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{PLURAL}.{GROUP}")},
-        "spec": {
-            "group": GROUP,
-            "scope": "Cluster",
-            "names": {"plural": PLURAL, "singular": "nodenetwork", "kind": KIND, "listKind": "NodeNetworkList", "shortNames": ["nn"]},
-            "versions": [{
-                "name": VERSION,
-                "served": true,
-                "storage": true,
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": [
-                    column("Healthy", "boolean", ".status.healthy"),
-                    column("Problem", "string", ".status.problem"),
-                    column("Heartbeat", "date", ".status.heartbeat"),
-                    column("Agent", "string", ".status.agent.version")
-                ],
-                "schema": {"openAPIV3Schema": {
-                    "type": "object",
-                    "description": "What a node says about its network. Written by Weft's agent, read by weft status.",
-                    "properties": {"status": status}
-                }}
-            }]
-        }
-    })
+    let columns = [
+        ["Healthy", "boolean", ".status.healthy"],
+        ["Problem", "string", ".status.problem"],
+        ["Heartbeat", "date", ".status.heartbeat"],
+        ["Agent", "string", ".status.agent.version"],
+    ];
+    let schema = json!({
+        "type": "object",
+        "description": "What a node says about its network. Written by Weft's agent, read by weft status.",
+        "properties": {"status": status}
+    });
+    custom::definition(&resource(), "nn", &columns, schema)
 }
 
 /// Writes the report of a node; creates its object first where there is none.
@@ -164,18 +146,4 @@ pub async fn read(client: &Client) -> Result<BTreeMap<String, NodeView>, Error> 
         (name, NodeView { ready, report })
     };
     Ok(nodes.items.into_iter().map(view).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_is_one_that_an_api_server_takes() {
-        let definition = definition();
-        let parsed: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition =
-            serde_json::from_value(definition).unwrap();
-        assert_eq!(parsed.metadata.name.as_deref(), Some("nodenetworks.weft.dev"));
-        assert_eq!(parsed.spec.versions.len(), 1);
-    }
 }

@@ -19,6 +19,7 @@ use weft_model::{Change, ObjectKey};
 use crate::client::Client;
 use crate::convert::{self, Malformed, Meta};
 use crate::error::describe;
+use crate::{ip_pool, node_addresses};
 
 /// How many changes may wait for a slow consumer before the watches wait too.
 const QUEUE: usize = 1024;
@@ -44,6 +45,10 @@ pub enum Kind {
     PodMetaOf(String),
     /// Every Namespace, by its metadata alone.
     Namespaces,
+    /// Every IPPool.
+    Pools,
+    /// The NodeAddresses of every node.
+    NodeAddresses,
 }
 
 impl Kind {
@@ -54,6 +59,8 @@ impl Kind {
             Kind::Nodes => "Node",
             Kind::Pods | Kind::PodMetaOf(_) => "Pod",
             Kind::Namespaces => "Namespace",
+            Kind::Pools => "IPPool",
+            Kind::NodeAddresses => "NodeAddresses",
         }
     }
 
@@ -64,6 +71,8 @@ impl Kind {
             Kind::Nodes => ApiResource::erase::<core::Node>(&()),
             Kind::Pods | Kind::PodMetaOf(_) => ApiResource::erase::<core::Pod>(&()),
             Kind::Namespaces => ApiResource::erase::<core::Namespace>(&()),
+            Kind::Pools => ip_pool::resource(),
+            Kind::NodeAddresses => node_addresses::resource(),
         }
     }
 
@@ -99,6 +108,8 @@ impl Kind {
             Kind::Pods => convert::pod(meta, body)?.map(Change::Pod),
             Kind::PodMetaOf(_) => Some(Change::PodMeta(convert::pod_meta(meta))),
             Kind::Namespaces => Some(Change::Namespace(convert::namespace(meta))),
+            Kind::Pools => Some(Change::Pool(ip_pool::from_object(meta.object, body)?)),
+            Kind::NodeAddresses => Some(Change::NodeAddresses(node_addresses::from_object(meta.object, body)?)),
         })
     }
 
@@ -110,6 +121,8 @@ impl Kind {
             Kind::Pods => Change::PodGone(key),
             Kind::PodMetaOf(_) => Change::PodMetaGone(key),
             Kind::Namespaces => Change::NamespaceGone(key.name),
+            Kind::Pools => Change::PoolGone(key.name),
+            Kind::NodeAddresses => Change::NodeAddressesGone(key.name),
         }
     }
 }
@@ -267,6 +280,7 @@ impl Follower {
             uid,
             labels: object.metadata.labels.as_ref(),
             annotations: object.metadata.annotations.as_ref(),
+            object: &object.metadata,
         };
         match self.kind.convert(&meta, &object.data) {
             Ok(change) => {

@@ -131,7 +131,11 @@ impl State {
         Some(slice)
     }
 
-    fn put_node(&mut self, node: Node) -> Vec<Dirty> {
+    /// Labels of other nodes concern nobody here, and are not kept.
+    fn put_node(&mut self, mut node: Node) -> Vec<Dirty> {
+        if node.name != self.local_node {
+            node.labels.clear();
+        }
         if self.nodes.get(&node.name) == Some(&node) {
             return vec![];
         }

@@ -64,5 +64,6 @@ pub(crate) fn node(name: &str) -> Node {
         internal_ips: vec![],
         pod_cidrs: vec![],
         zone: None,
+        labels: Default::default(),
     }
 }

@@ -85,6 +85,7 @@ fn change() -> impl Strategy<Value = Change> {
                 internal_ips: vec![format!("10.89.0.{address}").parse().unwrap()],
                 pod_cidrs: vec![format!("10.244.{cidr}.0/24").parse().unwrap()],
                 zone: (zone > 0).then(|| format!("z{zone}")),
+                labels: Default::default(),
             })
         }),
         (0u8..3).prop_map(|n| Change::NodeGone(format!("n{n}"))),

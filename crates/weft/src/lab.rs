@@ -131,7 +131,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             let options = up::Options {
                 nodes,
                 demo: !no_demo,
-                definitions: vec![weft_cluster::node_network::definition()],
+                definitions: weft_cluster::definitions(),
                 weft: std::env::current_exe().context("cannot find this program's own path")?,
                 patience: Duration::from_secs(timeout),
             };

@@ -11,11 +11,13 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn meta(labels: &BTreeMap<String, String>) -> Meta<'_> {
+    static OBJECT: std::sync::LazyLock<ObjectMeta> = std::sync::LazyLock::new(ObjectMeta::default);
     Meta {
         key: ObjectKey::new("default", "web"),
         uid: "u1",
         labels: Some(labels),
         annotations: None,
+        object: &OBJECT,
     }
 }
 

@@ -115,6 +115,7 @@ fn zone() -> Zone {
             internal_ips: Vec::new(),
             pod_cidrs: vec!["10.244.0.0/23".parse().unwrap()],
             zone: None,
+            labels: Default::default(),
         }),
         Change::Synced,
     ];

@@ -154,6 +154,7 @@ fn local(cidrs: &[&str]) -> Change {
         internal_ips: vec!["10.89.0.10".parse().unwrap(), "fd89::10".parse().unwrap()],
         pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         zone: None,
+        labels: Default::default(),
     })
 }
 
