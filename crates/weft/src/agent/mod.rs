@@ -14,6 +14,7 @@ mod attachments;
 mod cluster;
 mod conflist;
 mod failures;
+mod isolation;
 mod known;
 mod leaks;
 mod node;
@@ -88,6 +89,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let pods = weft_cluster::watch(&client, &[Kind::PodMetaOf(args.node_name), Kind::Namespaces]);
     tokio::spawn(known::follow(node.clone(), pods));
     tokio::spawn(leaks::watch(node.clone()));
+    tokio::spawn(isolation::watch(node.clone()));
     tokio::spawn(server::run(node.clone(), listener.socket));
     tokio::spawn(conflist::install_when_ready(
         node.clone(),

@@ -12,7 +12,7 @@ use weft_cluster::Client;
 use weft_model::report::{AgentInfo, Layer, NodeReport};
 
 use super::node::Node;
-use super::{conflist, server};
+use super::{conflist, isolation, server};
 
 /// How often a report is written when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -57,6 +57,7 @@ impl Reporter {
             api(&self.node, &self.client),
             kernel(&self.node),
             pods(&self.node),
+            isolated(&self.node),
             services(&self.node),
             routes(&self.node),
             dns,
@@ -213,6 +214,15 @@ fn pods(node: &Node) -> Layer {
         true => Layer::degraded("pods", message, remedy),
         false => Layer::ok("pods", message),
     }
+}
+
+/// Well in any case: what a pod may not send has ended, and the others are as they should be.
+fn isolated(node: &Node) -> Layer {
+    let message = match isolation::summary(&node.progress().offenders) {
+        Some(who) => format!("dropped what pods may not send: {who}"),
+        None => "every pod speaks for itself alone".into(),
+    };
+    Layer::ok("isolation", message)
 }
 
 fn services(node: &Node) -> Layer {

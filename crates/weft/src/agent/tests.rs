@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod isolation;
 mod leaks;
 
 /// A node's namespaces, directories and cgroup; everything goes with it.
