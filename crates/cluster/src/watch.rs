@@ -25,6 +25,8 @@ use crate::{ip_pool, node_addresses};
 const QUEUE: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often a kind that the server does not serve is asked for, in the end.
+const ABSENT_PAUSE: Duration = Duration::from_secs(60);
 /// How long a watch that was broken may be silent before the server is asked whether it is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The server ends a watch after this many seconds; a connection that has silently died is noticed soon after.
@@ -74,6 +76,11 @@ impl Kind {
             Kind::Pools => ip_pool::resource(),
             Kind::NodeAddresses => node_addresses::resource(),
         }
+    }
+
+    /// True for kinds that a cluster works without: where they are not served, there are none.
+    fn may_be_absent(&self) -> bool {
+        matches!(self, Kind::Pools | Kind::NodeAddresses)
     }
 
     fn config(&self) -> watcher::Config {
@@ -192,6 +199,13 @@ impl Follower {
                         self.heard();
                     }
                     self.handle(event).await
+                }
+                Ok(Some(Err(error))) if self.kind.may_be_absent() && is_absent(&error) => {
+                    debug!(kind = self.kind.name(), "not served here: there are none");
+                    let none = self.handle(Event::InitDone).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ABSENT_PAUSE);
+                    none
                 }
                 Ok(Some(Err(error))) => {
                     broken = true;
@@ -323,6 +337,14 @@ impl Follower {
             true => format!("{} {}", self.kind.name(), key.name),
             false => format!("{} {key}", self.kind.name()),
         }
+    }
+}
+
+/// The server does not know the kind.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
     }
 }
 

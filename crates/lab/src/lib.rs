@@ -7,7 +7,6 @@ pub mod ask;
 pub mod client;
 pub mod controllers;
 pub mod events;
-pub mod families;
 pub mod kubelet;
 pub mod load;
 pub mod serve;

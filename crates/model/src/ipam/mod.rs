@@ -15,12 +15,38 @@
 //! Pure bookkeeping: who has which address is persisted elsewhere (attachments, objects of the API), and taken in
 //! again at the start.
 
+pub mod choice;
 pub mod node;
 pub mod pool;
 pub mod range;
 pub mod spec;
 
+pub use choice::{ChoiceError, Source};
 pub use node::{NodePools, PoolsError};
 pub use pool::{Pool, PoolError};
 pub use range::{Ipam, IpamError, Usage};
 pub use spec::{IpPool, NodeAddresses, NodeAddressesSpec, NodeAddressesStatus, PoolBlocks, PoolSpec, PoolStatus};
+
+/// Why a pod gets no address, whichever source it was to come from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoAddress {
+    /// There is no source.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    /// The node's own ranges give none.
+    #[error(transparent)]
+    Ranges(#[from] IpamError),
+    /// The pools give none.
+    #[error(transparent)]
+    Pools(#[from] PoolsError),
+    /// One source gave what somebody has from another.
+    #[error(
+        "address {ip} is in use by {other}, who has it from another source; two of the node's pod CIDRs and pools overlap, correct one"
+    )]
+    Overlap {
+        /// The address.
+        ip: std::net::IpAddr,
+        /// Who has it.
+        other: String,
+    },
+}

@@ -29,6 +29,24 @@ pub enum IpamError {
         /// Addresses that pods can have.
         capacity: u64,
     },
+    /// An address that was asked for and that another has.
+    #[error("address {ip} is in use by {owner}; delete that pod, or ask for another address")]
+    Taken {
+        /// The address.
+        ip: IpAddr,
+        /// Who has it.
+        owner: String,
+    },
+    /// An address that was asked for and that no pod can have.
+    #[error(
+        "address {ip} of pod CIDR {cidr} is the network's own, the first, or the broadcast address, which no pod can have; ask for another"
+    )]
+    Special {
+        /// The address.
+        ip: IpAddr,
+        /// The range.
+        cidr: IpNet,
+    },
 }
 
 /// How full a range is.
@@ -172,6 +190,26 @@ impl Ipam {
         })
     }
 
+    /// True where one of the ranges holds this address.
+    pub fn covers(&self, ip: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.cidr.contains(&ip))
+    }
+
+    /// Takes exactly this address out of the range that holds it.
+    pub fn allocate_fixed(&mut self, owner: &str, ip: IpAddr) -> Result<(), IpamError> {
+        let holds = |range: &Range| Some((range.cidr, (FIRST..=range.end()).contains(&range.offset(ip)?)));
+        match self.ranges.iter().find_map(holds) {
+            Some((cidr, false)) => Err(IpamError::Special { ip, cidr }),
+            _ => self.reserve(ip, owner).map_err(|owner| IpamError::Taken { ip, owner }),
+        }
+    }
+
+    /// Who has addresses of a range, in no order.
+    pub fn users<'a>(&'a self, cidr: &'a IpNet) -> impl Iterator<Item = &'a str> {
+        let of = self.owners.iter().filter(|(ip, _)| cidr.contains(*ip));
+        of.map(|(_, owner)| owner.as_str())
+    }
+
     /// Takes an address that its owner had before a restart. The owner of an address that is taken already is
     /// returned, and nothing changes.
     pub fn reserve(&mut self, ip: IpAddr, owner: &str) -> Result<(), String> {
@@ -310,6 +348,23 @@ mod tests {
         assert!(ipam.allocate("b").is_err());
         assert_eq!(ipam.release("a"), 1);
         assert!(ipam.allocate("b").is_ok());
+    }
+
+    #[test]
+    fn a_fixed_address_is_one_that_a_pod_can_have_and_nobody_has() {
+        let mut ipam = ipam(&["10.0.0.0/29"]);
+        let mut take = |owner: &str, ip: &str| ipam.allocate_fixed(owner, ip.parse().unwrap());
+        for special in ["10.0.0.0", "10.0.0.1", "10.0.0.7"] {
+            assert!(
+                matches!(take("a", special), Err(IpamError::Special { .. })),
+                "{special}"
+            );
+        }
+        assert_eq!(take("a", "10.0.0.6"), Ok(()));
+        let error = take("b", "10.0.0.6").unwrap_err().to_string();
+        assert!(error.starts_with("address 10.0.0.6 is in use by a"), "{error}");
+        assert!(ipam.covers("10.0.0.6".parse().unwrap()) && !ipam.covers("10.0.1.6".parse().unwrap()));
+        assert_eq!(ipam.users(&"10.0.0.0/29".parse().unwrap()).collect::<Vec<_>>(), ["a"]);
     }
 
     #[derive(Clone, Debug)]

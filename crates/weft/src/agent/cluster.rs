@@ -61,8 +61,19 @@ impl Follower {
     async fn take_in(&mut self, mut dirty: Vec<Dirty>) {
         dirty.sort();
         dirty.dedup();
-        if dirty.contains(&Dirty::Node(self.node.name.clone())) {
+        let own = &self.node.name;
+        if dirty.contains(&Dirty::Node(own.clone())) {
             self.local_node();
+        }
+        if dirty.contains(&Dirty::Node(own.clone())) || dirty.iter().any(|key| matches!(key, Dirty::Pool(_))) {
+            self.pools();
+        }
+        if let Some(object) = self
+            .state
+            .node_addresses(own)
+            .filter(|_| dirty.contains(&Dirty::NodeAddresses(own.clone())))
+        {
+            self.node.take_in_addresses(object);
         }
         // Until all is known, what is missing here may only not have been told yet: the kernel keeps what it has.
         if !self.state.synced() {
@@ -103,15 +114,31 @@ impl Follower {
         if !cidrs.is_empty() || local.is_none() {
             ipam.set_ranges(&cidrs);
         }
-        let has_ranges = ipam.has_ranges();
         drop(ipam);
         self.node.ready.send_if_modified(|ready| {
             let before = ready.clone();
             ready.known = local.is_some();
-            ready.has_ranges = has_ranges;
             ready.node_ips = local.map(|node| node.internal_ips.clone()).unwrap_or_default();
             *ready != before
         });
+    }
+
+    /// Which pools this node may use, and so whether it has addresses for pods at all.
+    fn pools(&self) {
+        let labels = self
+            .state
+            .node(&self.node.name)
+            .map(|node| node.labels.clone())
+            .unwrap_or_default();
+        let has_ranges = self.node.ipam().has_ranges();
+        let mut pools = self.node.pools();
+        pools.set_all(self.state.pools(), &labels, has_ranges);
+        let has_addresses = has_ranges || pools.usable().next().is_some();
+        drop(pools);
+        self.node.demand_changed();
+        self.node
+            .ready
+            .send_if_modified(|ready| std::mem::replace(&mut ready.has_addresses, has_addresses) != has_addresses);
     }
 
     /// The one full pass: everything wanted against everything that is in the kernel.

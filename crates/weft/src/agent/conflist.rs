@@ -16,10 +16,14 @@ use super::server::socket_path;
 /// Name of the file.
 pub(super) const NAME: &str = "10-weft.conflist";
 
-/// Waits for the node's ranges, then installs.
+/// Waits until the node has addresses for pods, then installs.
 pub(super) async fn install_when_ready(node: Arc<Node>, dir: PathBuf, state_dir: PathBuf) {
     let mut ready = node.ready.subscribe();
-    if ready.wait_for(|ready| ready.synced && ready.has_ranges).await.is_err() {
+    if ready
+        .wait_for(|ready| ready.synced && ready.has_addresses)
+        .await
+        .is_err()
+    {
         return;
     }
     loop {

@@ -29,7 +29,8 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    fn apply(&mut self, change: Change) {
+    /// Takes in what the watch said.
+    pub(super) fn apply(&mut self, change: Change) {
         match change {
             Change::PodMeta(pod) => drop(self.pods.insert(pod.key.clone(), pod)),
             Change::PodMetaGone(key) => drop(self.pods.remove(&key)),

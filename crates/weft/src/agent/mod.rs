@@ -14,7 +14,6 @@ mod attachments;
 mod cluster;
 mod conflist;
 mod failures;
-mod isolation;
 mod known;
 mod leaks;
 mod node;
@@ -36,6 +35,15 @@ use weft_cluster::Kind;
 use weft_dataplane::bpf;
 
 use node::Node;
+
+/// What the agent watches of the whole cluster.
+const KINDS: [Kind; 5] = [
+    Kind::Services,
+    Kind::EndpointSlices,
+    Kind::Nodes,
+    Kind::Pools,
+    Kind::NodeAddresses,
+];
 
 /// Command line.
 #[derive(clap::Args)]
@@ -84,12 +92,12 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let listener = server::listen(&args.state_dir)?;
     info!(node = args.node_name, server = client.server(), socket = %listener.path.display(), "agent started");
 
-    let changes = weft_cluster::watch(&client, &[Kind::Services, Kind::EndpointSlices, Kind::Nodes]);
+    let changes = weft_cluster::watch(&client, &KINDS);
     tokio::spawn(cluster::follow(node.clone(), changes));
     let pods = weft_cluster::watch(&client, &[Kind::PodMetaOf(args.node_name), Kind::Namespaces]);
     tokio::spawn(known::follow(node.clone(), pods));
     tokio::spawn(leaks::watch(node.clone()));
-    tokio::spawn(isolation::watch(node.clone()));
+    tokio::spawn(addresses::demand::run(node.clone(), client.clone()));
     tokio::spawn(server::run(node.clone(), listener.socket));
     tokio::spawn(conflist::install_when_ready(
         node.clone(),

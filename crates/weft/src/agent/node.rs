@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
 use weft_cluster::PodEvent;
 use weft_dataplane::bpf::{self, Datapath, PodHooks};
@@ -14,8 +14,8 @@ use weft_dataplane::net::{self, Rtnl, name, uplink};
 use weft_model::cni::AttachmentId;
 use weft_model::ipam::Ipam;
 
+use super::addresses::Pools;
 use super::attachments::{Attachment, Store};
-use super::isolation::Offender;
 use super::known::{Api, NoPods, Objects};
 
 /// What pods have to wait for.
@@ -25,8 +25,8 @@ pub(super) struct Readiness {
     pub(super) synced: bool,
     /// The Node object exists.
     pub(super) known: bool,
-    /// The node has ranges for its pods.
-    pub(super) has_ranges: bool,
+    /// The node has ranges or pools for its pods.
+    pub(super) has_addresses: bool,
     /// The node's own addresses.
     pub(super) node_ips: Vec<IpAddr>,
 }
@@ -45,8 +45,6 @@ pub(super) struct Progress {
     pub(super) masquerade_error: Option<String>,
     /// What was found that nobody had given back, since this agent was started.
     pub(super) leaks: u64,
-    /// Pods that sent what they may not.
-    pub(super) offenders: Vec<Offender>,
 }
 
 /// This node.
@@ -66,7 +64,12 @@ pub(super) struct Node {
     pub(super) events: mpsc::Sender<PodEvent>,
     datapath: Mutex<Datapath>,
     hooks: PodHooks,
+    /// Told whenever a pool may have more for this node's pods.
+    pub(super) granted: watch::Sender<()>,
+    /// Told whenever this node may want more or less of the pools.
+    pub(super) demand: Notify,
     ipam: Mutex<Ipam>,
+    pub(super) pools: Mutex<Pools>,
     objects: Mutex<Objects>,
     attachments: Mutex<BTreeMap<AttachmentId, Attachment>>,
     progress: Mutex<Progress>,
@@ -74,7 +77,7 @@ pub(super) struct Node {
     busy: Mutex<HashMap<AttachmentId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that is done under these locks leaves them half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -94,7 +97,10 @@ impl Node {
             events: mpsc::channel(1).0,
             hooks: datapath.pod_hooks(),
             datapath: Mutex::new(datapath),
+            granted: watch::Sender::default(),
+            demand: Notify::new(),
             ipam: Mutex::new(Ipam::new(name)),
+            pools: Mutex::default(),
             objects: Mutex::default(),
             attachments: Mutex::default(),
             progress: Mutex::default(),

@@ -80,7 +80,7 @@ impl Node {
     /// The pod's addresses, routes and services have to be known before it may start.
     async fn wait_until_ready(&self) -> Result<(), CniError> {
         let mut ready = self.ready.subscribe();
-        let complete = |ready: &Readiness| ready.synced && ready.has_ranges;
+        let complete = |ready: &Readiness| ready.synced && ready.has_addresses;
         if tokio::time::timeout(self.patience, ready.wait_for(complete))
             .await
             .is_ok()
@@ -99,8 +99,8 @@ impl Node {
                 "register the node, or correct the agent's --node-name".to_owned(),
             ),
             _ => (
-                format!("node {name} has no pod CIDR"),
-                "a controller has to assign spec.podCIDRs (kube-controller-manager: --allocate-node-cidrs=true)"
+                format!("node {name} has no pod CIDR, and there is no IPPool for it"),
+                "a controller has to assign spec.podCIDRs (kube-controller-manager: --allocate-node-cidrs=true), or create an IPPool called default"
                     .to_owned(),
             ),
         };
@@ -303,8 +303,11 @@ impl Node {
         if !ready.synced {
             return Err(unavailable("the API server has not been heard from yet".into()));
         }
-        if !ready.has_ranges {
-            return Err(unavailable(format!("node {} has no pod CIDR", self.name)));
+        if !ready.has_addresses {
+            return Err(unavailable(format!(
+                "node {} has no pod CIDR, and there is no IPPool for it",
+                self.name
+            )));
         }
         match self
             .ipam()

@@ -12,7 +12,7 @@ use weft_cluster::Client;
 use weft_model::report::{AgentInfo, Layer, NodeReport};
 
 use super::node::Node;
-use super::{conflist, isolation, server};
+use super::{addresses, conflist, server};
 
 /// How often a report is written when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -56,8 +56,7 @@ impl Reporter {
         let layers = vec![
             api(&self.node, &self.client),
             kernel(&self.node),
-            pods(&self.node),
-            isolated(&self.node),
+            addresses::layer(&self.node),
             services(&self.node),
             routes(&self.node),
             dns,
@@ -179,50 +178,6 @@ fn kernel(node: &Node) -> Layer {
         .map(|feature| format!("{}: {}", feature.name, feature.choice))
         .collect();
     Layer::ok("kernel", text.join("; "))
-}
-
-fn pods(node: &Node) -> Layer {
-    let leaks = match node.progress().leaks {
-        0 => String::new(),
-        some => format!("; {some} that nobody had detached were collected"),
-    };
-    let count = node.attachments().len();
-    let usage = node.ipam().usage();
-    if usage.is_empty() {
-        let remedy = "let a controller assign spec.podCIDRs (kube-controller-manager: --allocate-node-cidrs=true)";
-        return Layer::failed(
-            "pods",
-            format!("node {} has no pod CIDR: new pods wait", node.name),
-            remedy,
-        );
-    }
-    let text = |u: &weft_model::ipam::Usage| match u.capacity {
-        // Nobody needs to know the size of an IPv6 range to the last address.
-        0..=0xffff_ffff => format!("{} of {} addresses of {}", u.used, u.capacity, u.cidr),
-        _ => format!("{} addresses of {}", u.used, u.cidr),
-    };
-    let all = usage.iter().map(text).collect::<Vec<_>>().join(", ");
-    let message = format!("{count} attached, {all} in use{leaks}");
-    let remedy = "delete pods on this node, or give the node a larger pod CIDR";
-    if usage.iter().any(|usage| usage.used >= usage.capacity) {
-        return Layer::failed("pods", format!("{message}: new pods wait"), remedy);
-    }
-    match usage
-        .iter()
-        .any(|usage| usage.used as f64 >= ALMOST_FULL * usage.capacity as f64)
-    {
-        true => Layer::degraded("pods", message, remedy),
-        false => Layer::ok("pods", message),
-    }
-}
-
-/// Well in any case: what a pod may not send has ended, and the others are as they should be.
-fn isolated(node: &Node) -> Layer {
-    let message = match isolation::summary(&node.progress().offenders) {
-        Some(who) => format!("dropped what pods may not send: {who}"),
-        None => "every pod speaks for itself alone".into(),
-    };
-    Layer::ok("isolation", message)
 }
 
 fn services(node: &Node) -> Layer {

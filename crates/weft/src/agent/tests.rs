@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use super::*;
 
-mod isolation;
 mod leaks;
+mod pools;
 
 /// A node's namespaces, directories and cgroup; everything goes with it.
 struct Place {
@@ -439,7 +439,7 @@ fn the_next_agent_takes_over_what_is_there_and_removes_the_rest() {
         second
             .ready
             .subscribe()
-            .wait_for(|ready| ready.has_ranges)
+            .wait_for(|ready| ready.has_addresses)
             .await
             .unwrap();
         assert_eq!(second.datapath().frontends().len(), 2);
