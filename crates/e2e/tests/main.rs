@@ -4,6 +4,7 @@
 
 mod api;
 mod bad_input;
+mod hostports;
 mod kills;
 mod kubectl;
 mod lifecycle;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         api::tests(),
         kubectl::tests(),
         network::tests(),
+        hostports::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),
