@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
+use weft_model::service::ServiceCidr;
 use weft_model::{
     Endpoint, EndpointPort, EndpointSlice, Namespace, Node, ObjectKey, Pod, PodMeta, Protocol, Service, ServicePort,
     ServiceType, SessionAffinity, TrafficPolicy,
@@ -229,6 +230,18 @@ fn endpoint(endpoint: &Field<'_>, v4: bool) -> Result<Endpoint, BadField> {
         for_nodes: names(endpoint.get("hints").get("forNodes"))?,
         for_zones: names(endpoint.get("hints").get("forZones"))?,
         pod,
+    })
+}
+
+/// A range of Services' addresses.
+pub(crate) fn service_cidr(meta: &Meta<'_>, body: &Value) -> Result<ServiceCidr, BadField> {
+    let cidrs = Field::root(body).get("spec").get("cidrs").list()?;
+    Ok(ServiceCidr {
+        name: meta.key.name.clone(),
+        cidrs: cidrs
+            .iter()
+            .map(|cidr| cidr.parse("a range such as 10.96.0.0/16"))
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -9,6 +9,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use kube::api::DynamicObject;
 use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::watcher::{self, Event};
@@ -47,6 +48,8 @@ pub enum Kind {
     PodMetaOf(String),
     /// Every Namespace, by its metadata alone.
     Namespaces,
+    /// Every ServiceCIDR.
+    ServiceCidrs,
     /// Every IPPool.
     Pools,
     /// The NodeAddresses of every node.
@@ -61,6 +64,7 @@ impl Kind {
             Kind::Nodes => "Node",
             Kind::Pods | Kind::PodMetaOf(_) => "Pod",
             Kind::Namespaces => "Namespace",
+            Kind::ServiceCidrs => "ServiceCIDR",
             Kind::Pools => "IPPool",
             Kind::NodeAddresses => "NodeAddresses",
         }
@@ -73,6 +77,7 @@ impl Kind {
             Kind::Nodes => ApiResource::erase::<core::Node>(&()),
             Kind::Pods | Kind::PodMetaOf(_) => ApiResource::erase::<core::Pod>(&()),
             Kind::Namespaces => ApiResource::erase::<core::Namespace>(&()),
+            Kind::ServiceCidrs => ApiResource::erase::<networking::ServiceCIDR>(&()),
             Kind::Pools => ip_pool::resource(),
             Kind::NodeAddresses => node_addresses::resource(),
         }
@@ -80,7 +85,7 @@ impl Kind {
 
     /// True for kinds that a cluster works without: where they are not served, there are none.
     fn may_be_absent(&self) -> bool {
-        matches!(self, Kind::Pools | Kind::NodeAddresses)
+        matches!(self, Kind::Pools | Kind::NodeAddresses | Kind::ServiceCidrs)
     }
 
     fn config(&self) -> watcher::Config {
@@ -115,6 +120,7 @@ impl Kind {
             Kind::Pods => convert::pod(meta, body)?.map(Change::Pod),
             Kind::PodMetaOf(_) => Some(Change::PodMeta(convert::pod_meta(meta))),
             Kind::Namespaces => Some(Change::Namespace(convert::namespace(meta))),
+            Kind::ServiceCidrs => Some(Change::ServiceCidr(convert::service_cidr(meta, body)?)),
             Kind::Pools => Some(Change::Pool(ip_pool::from_object(meta.object, body)?)),
             Kind::NodeAddresses => Some(Change::NodeAddresses(node_addresses::from_object(meta.object, body)?)),
         })
@@ -128,6 +134,7 @@ impl Kind {
             Kind::Pods => Change::PodGone(key),
             Kind::PodMetaOf(_) => Change::PodMetaGone(key),
             Kind::Namespaces => Change::NamespaceGone(key.name),
+            Kind::ServiceCidrs => Change::ServiceCidrGone(key.name),
             Kind::Pools => Change::PoolGone(key.name),
             Kind::NodeAddresses => Change::NodeAddressesGone(key.name),
         }

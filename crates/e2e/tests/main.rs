@@ -4,7 +4,6 @@
 
 mod api;
 mod bad_input;
-mod hostports;
 mod kills;
 mod kubectl;
 mod lifecycle;
@@ -25,7 +24,6 @@ fn main() -> ExitCode {
         api::tests(),
         kubectl::tests(),
         network::tests(),
-        hostports::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),

@@ -1,6 +1,7 @@
 //! What a watch says, in the order it said it. The whole contract between `cluster` and everyone downstream.
 
 use crate::ipam::{IpPool, NodeAddresses};
+use crate::service::ServiceCidr;
 use crate::{EndpointSlice, Namespace, Node, ObjectKey, Pod, PodMeta, Service};
 
 /// One change to what the cluster wants.
@@ -41,6 +42,10 @@ pub enum Change {
     Namespace(Namespace),
     /// A Namespace has gone.
     NamespaceGone(String),
+    /// A ServiceCIDR appeared or changed.
+    ServiceCidr(ServiceCidr),
+    /// A ServiceCIDR has gone.
+    ServiceCidrGone(String),
     /// Every watched kind has been listed once: what is known now is the whole.
     Synced,
 }

@@ -13,7 +13,6 @@ pub mod cni;
 pub mod compile;
 pub mod desired;
 pub mod endpoint;
-pub mod hostport;
 pub mod ipam;
 pub mod name;
 pub mod namespace;

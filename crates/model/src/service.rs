@@ -8,6 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::ObjectKey;
 
+/// A range that addresses of Services come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// `metadata.name`.
+    pub name: String,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<ipnet::IpNet>,
+}
+
 /// Transport protocol of a service port. The numbers are those of IANA (also in the kernel's maps).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::ipam::{IpPool, NodeAddresses};
+use crate::service::ServiceCidr;
 use crate::{Change, EndpointSlice, Node, ObjectKey, Pod, Service};
 
 /// What has to be compiled again because of a change.
@@ -18,6 +19,8 @@ pub enum Dirty {
     Pool(String),
     /// The blocks of the node of this name.
     NodeAddresses(String),
+    /// This range of Services' addresses.
+    ServiceCidr(String),
     /// What is known is now the whole: what is only in the kernel may be removed.
     Synced,
 }
@@ -36,6 +39,7 @@ pub struct State {
     pods: HashMap<ObjectKey, Pod>,
     pools: BTreeMap<String, IpPool>,
     addresses: HashMap<String, NodeAddresses>,
+    service_cidrs: BTreeMap<String, ServiceCidr>,
     synced: bool,
 }
 
@@ -84,6 +88,20 @@ impl State {
             Change::NodeAddresses(addresses) => self.put_addresses(addresses),
             Change::NodeAddressesGone(node) => match self.addresses.remove(&node) {
                 Some(_) => vec![Dirty::NodeAddresses(node)],
+                None => vec![],
+            },
+            Change::ServiceCidr(cidr) => {
+                let name = cidr.name.clone();
+                let changed = self.service_cidrs.get(&name) != Some(&cidr);
+                self.service_cidrs.insert(name.clone(), cidr);
+                if changed {
+                    vec![Dirty::ServiceCidr(name)]
+                } else {
+                    vec![]
+                }
+            }
+            Change::ServiceCidrGone(name) => match self.service_cidrs.remove(&name) {
+                Some(_) => vec![Dirty::ServiceCidr(name)],
                 None => vec![],
             },
             // Only the node's own addresses depend on those.
@@ -220,6 +238,21 @@ impl State {
             .into_iter()
             .flatten()
             .filter_map(|key| self.slices.get(key))
+    }
+
+    /// One ServiceCIDR.
+    pub fn service_cidr(&self, name: &str) -> Option<&ServiceCidr> {
+        self.service_cidrs.get(name)
+    }
+
+    /// Every ServiceCIDR, in the order of their names.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &ServiceCidr> {
+        self.service_cidrs.values()
+    }
+
+    /// The local Node.
+    pub fn local(&self) -> Option<&Node> {
+        self.nodes.get(&self.local_node)
     }
 
     /// One Node.

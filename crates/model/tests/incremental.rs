@@ -113,7 +113,7 @@ proptest! {
                         }
                     }
                     Dirty::Node(name) => { wanted_routes.set(&name, compile::routes(&state, &name)); }
-                    Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::Synced => {}
+                    Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
                 }
             }
         }

@@ -88,6 +88,8 @@ impl Zone {
             | Change::PoolGone(_)
             | Change::NodeAddresses(_)
             | Change::NodeAddressesGone(_)
+            | Change::ServiceCidr(_)
+            | Change::ServiceCidrGone(_)
             | Change::PodMeta(_)
             | Change::PodMetaGone(_)
             | Change::Namespace(_)

@@ -17,12 +17,14 @@
 
 pub mod choice;
 pub mod node;
+pub mod overlap;
 pub mod pool;
 pub mod range;
 pub mod spec;
 
 pub use choice::{ChoiceError, Source};
 pub use node::{NodePools, PoolsError};
+pub use overlap::Overlap;
 pub use pool::{Pool, PoolError};
 pub use range::{Ipam, IpamError, Usage};
 pub use spec::{IpPool, NodeAddresses, NodeAddressesSpec, NodeAddressesStatus, PoolBlocks, PoolSpec, PoolStatus};

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::overlap::Overlap;
+
 /// Why no address can be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
@@ -29,6 +31,9 @@ pub enum IpamError {
         /// Addresses that pods can have.
         capacity: u64,
     },
+    /// What a range gives may be somebody else's.
+    #[error("{0}: correct one of them; until then no pod gets an address of this node's pod CIDRs")]
+    Overlap(Overlap),
     /// An address that was asked for and that another has.
     #[error("address {ip} is in use by {owner}; delete that pod, or ask for another address")]
     Taken {
@@ -70,6 +75,7 @@ pub struct Ipam {
     node: String,
     ranges: Vec<Range>,
     owners: HashMap<IpAddr, String>,
+    refused: Option<Overlap>,
 }
 
 #[derive(Clone, Debug)]
@@ -140,6 +146,16 @@ impl Ipam {
         }
     }
 
+    /// Says that a range shares addresses with something, or no longer does: until then none is given.
+    pub fn refuse(&mut self, overlap: Option<Overlap>) {
+        self.refused = overlap;
+    }
+
+    /// What a range shares addresses with.
+    pub fn refused(&self) -> Option<&Overlap> {
+        self.refused.as_ref()
+    }
+
     /// True where pods can be given addresses.
     pub fn has_ranges(&self) -> bool {
         !self.ranges.is_empty()
@@ -151,6 +167,9 @@ impl Ipam {
             return Err(IpamError::NoRange {
                 node: self.node.clone(),
             });
+        }
+        if let Some(overlap) = &self.refused {
+            return Err(IpamError::Overlap(overlap.clone()));
         }
         let picked = (0..self.ranges.len())
             .map(|index| self.pick(index))
@@ -197,6 +216,9 @@ impl Ipam {
 
     /// Takes exactly this address out of the range that holds it.
     pub fn allocate_fixed(&mut self, owner: &str, ip: IpAddr) -> Result<(), IpamError> {
+        if let Some(overlap) = &self.refused {
+            return Err(IpamError::Overlap(overlap.clone()));
+        }
         let holds = |range: &Range| Some((range.cidr, (FIRST..=range.end()).contains(&range.offset(ip)?)));
         match self.ranges.iter().find_map(holds) {
             Some((cidr, false)) => Err(IpamError::Special { ip, cidr }),

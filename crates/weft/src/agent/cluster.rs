@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use weft_dataplane::net::{masquerade, routes};
 use weft_model::compile::Masquerade;
 use weft_model::desired::{self, Step, Wanted};
+use weft_model::ipam::{Overlap, overlap};
 use weft_model::{Backend, Change, Dirty, Frontend, ObjectKey, State, compile};
 
 use super::node::Node;
@@ -27,6 +28,7 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
         routes: Wanted::default(),
         masquerade: None,
         failed: BTreeMap::new(),
+        overlaps: BTreeMap::new(),
         node,
     };
     let mut batch = Vec::with_capacity(BATCH);
@@ -55,6 +57,8 @@ struct Follower {
     masquerade: Option<Masquerade>,
     /// Frontends that could not be written, and why; tried again.
     failed: BTreeMap<Frontend, String>,
+    /// What the node's ranges share addresses with.
+    overlaps: BTreeMap<Dirty, Overlap>,
 }
 
 impl Follower {
@@ -68,12 +72,8 @@ impl Follower {
         if dirty.contains(&Dirty::Node(own.clone())) || dirty.iter().any(|key| matches!(key, Dirty::Pool(_))) {
             self.pools();
         }
-        if let Some(object) = self
-            .state
-            .node_addresses(own)
-            .filter(|_| dirty.contains(&Dirty::NodeAddresses(own.clone())))
-        {
-            self.node.take_in_addresses(object);
+        if dirty.contains(&Dirty::NodeAddresses(own.clone())) {
+            self.node.take_in_addresses(self.state.node_addresses(own));
         }
         // Until all is known, what is missing here may only not have been told yet: the kernel keeps what it has.
         if !self.state.synced() {
@@ -83,6 +83,7 @@ impl Follower {
             self.first_pass().await;
             return;
         }
+        self.overlaps(&dirty);
         let nodes_changed = dirty.iter().any(|key| matches!(key, Dirty::Node(_)));
         let mut steps = vec![];
         for key in dirty {
@@ -92,7 +93,7 @@ impl Follower {
                     self.write(changed);
                 }
                 Dirty::Node(name) => steps.extend(self.routes.set(&name, compile::routes(&self.state, &name))),
-                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::Synced => {}
+                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
             }
         }
         if !steps.is_empty() {
@@ -123,6 +124,36 @@ impl Follower {
         });
     }
 
+    /// Refuses to give what may be somebody else's.
+    fn overlaps(&mut self, dirty: &[Dirty]) {
+        let all;
+        let keys = match dirty.contains(&Dirty::Node(self.node.name.clone())) {
+            true => {
+                all = overlap::candidates(&self.state);
+                self.overlaps.clear();
+                &all
+            }
+            false => dirty,
+        };
+        for key in keys {
+            match overlap::with(&self.state, key) {
+                Some(found) => drop(self.overlaps.insert(key.clone(), found)),
+                None => drop(self.overlaps.remove(key)),
+            }
+        }
+        let first = self.overlaps.values().next();
+        let mut ipam = self.node.ipam();
+        if ipam.refused() != first {
+            match first {
+                Some(overlap) => {
+                    warn!("{overlap}: no pod gets an address of this node's pod CIDRs until one is corrected")
+                }
+                None => info!("the node's pod CIDRs overlap nothing any more"),
+            }
+            ipam.refuse(first.cloned());
+        }
+    }
+
     /// Which pools this node may use, and so whether it has addresses for pods at all.
     fn pools(&self) {
         let labels = self
@@ -143,6 +174,7 @@ impl Follower {
 
     /// The one full pass: everything wanted against everything that is in the kernel.
     async fn first_pass(&mut self) {
+        self.overlaps(&[Dirty::Node(self.node.name.clone())]);
         let keys: Vec<ObjectKey> = self.state.services().map(|service| service.key.clone()).collect();
         for key in keys {
             self.services.set(&key, compile::service(&self.state, &key));

@@ -56,7 +56,6 @@ fn content(state_dir: &Path) -> Value {
         "name": "weft",
         "plugins": [{
             "type": "weft-cni",
-            "capabilities": {"portMappings": true},
             "agentSocket": socket_path(state_dir),
             "spoolDir": state_dir.join("cni-spool")
         }]

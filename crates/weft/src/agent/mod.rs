@@ -14,7 +14,6 @@ mod attachments;
 mod cluster;
 mod conflist;
 mod failures;
-mod hostports;
 mod known;
 mod leaks;
 mod node;
@@ -38,10 +37,11 @@ use weft_dataplane::bpf;
 use node::Node;
 
 /// What the agent watches of the whole cluster.
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind::Services,
     Kind::EndpointSlices,
     Kind::Nodes,
+    Kind::ServiceCidrs,
     Kind::Pools,
     Kind::NodeAddresses,
 ];
@@ -106,7 +106,6 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         args.state_dir.clone(),
     ));
     tokio::spawn(report::run(node.clone(), client, args.cni_conf_dir));
-    tokio::spawn(hostports::watch(node.clone()));
     tokio::spawn(spool::watch(node));
     tokio::select! {
         _ = terminate.recv() => {}

@@ -16,7 +16,6 @@ use weft_model::ipam::Ipam;
 
 use super::addresses::Pools;
 use super::attachments::{Attachment, Store};
-use super::hostports::Published;
 use super::known::{Api, NoPods, Objects};
 
 /// What pods have to wait for.
@@ -74,7 +73,6 @@ pub(super) struct Node {
     objects: Mutex<Objects>,
     attachments: Mutex<BTreeMap<AttachmentId, Attachment>>,
     progress: Mutex<Progress>,
-    pub(super) published: tokio::sync::Mutex<Published>,
     /// One at a time for each interface of each container.
     busy: Mutex<HashMap<AttachmentId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -106,7 +104,6 @@ impl Node {
             objects: Mutex::default(),
             attachments: Mutex::default(),
             progress: Mutex::default(),
-            published: tokio::sync::Mutex::default(),
             busy: Mutex::default(),
         })
     }
@@ -201,7 +198,6 @@ impl Node {
             .into_iter()
             .map(|(id, (attachment, _))| (id, attachment))
             .collect();
-        self.take_over_ports().await;
         Ok(())
     }
 

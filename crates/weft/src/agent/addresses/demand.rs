@@ -76,11 +76,11 @@ impl Writer {
             return Ok(true);
         }
         match node_addresses::write_status(&self.client, &at, &status).await? {
-            Some(written) => self.node.take_in_addresses(&written),
-            None => match node_addresses::get(&self.client, &self.node.name).await? {
-                Some(found) => self.node.take_in_addresses(&found),
-                None => self.node.pools().close(),
-            },
+            Some(written) => self.node.take_in_addresses(Some(&written)),
+            None => {
+                let found = node_addresses::get(&self.client, &self.node.name).await?;
+                self.node.take_in_addresses(found.as_ref());
+            }
         }
         Ok(false)
     }
@@ -96,8 +96,9 @@ impl Writer {
 }
 
 impl Node {
-    /// Takes in what the controller has given or taken.
-    pub(in crate::agent) fn take_in_addresses(&self, object: &NodeAddresses) {
+    /// Takes in what the controller has given or taken. Where there is no object any more, what was this node's may
+    /// be another's.
+    pub(in crate::agent) fn take_in_addresses(&self, object: Option<&NodeAddresses>) {
         if self.pools().advance(object) {
             self.granted.send_modify(|()| {});
             self.demand_changed();

@@ -38,7 +38,7 @@ fn code_of(error: &NoAddress) -> u32 {
     match error {
         NoAddress::Choice(ChoiceError::NoSource) => code::TRY_AGAIN,
         NoAddress::Choice(_)
-        | NoAddress::Ranges(IpamError::Special { .. })
+        | NoAddress::Ranges(IpamError::Special { .. } | IpamError::Overlap(_))
         | NoAddress::Pools(PoolsError::NoPool { .. } | PoolsError::Closed { .. }) => code::CONFIG,
         NoAddress::Ranges(_) | NoAddress::Pools(_) | NoAddress::Overlap { .. } => code::TRY_AGAIN,
     }

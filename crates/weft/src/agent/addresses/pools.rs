@@ -111,20 +111,19 @@ impl Pools {
         self.tell_book();
     }
 
-    /// The object has gone: what was this node's may be another's.
-    pub(super) fn close(&mut self) {
-        self.at = None;
-        self.book.set_allocated(&Default::default());
-    }
-
-    /// Takes in the object, where it is newer than what is known. True where it was.
-    pub(super) fn advance(&mut self, object: &NodeAddresses) -> bool {
-        let newer = self.at.as_ref().is_some_and(|at| at.version < object.version);
-        if newer {
-            self.book.set_allocated(&object.spec);
-            self.at = Some(object.clone());
+    /// Takes in the object, where that is news: it is newer than what is known, or has gone. True where it was.
+    pub(super) fn advance(&mut self, object: Option<&NodeAddresses>) -> bool {
+        let news = match (&self.at, object) {
+            (Some(at), Some(object)) => at.version < object.version,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if news {
+            let spec = object.map(|object| object.spec.clone()).unwrap_or_default();
+            self.book.set_allocated(&spec);
+            self.at = object.cloned();
         }
-        newer
+        news
     }
 
     /// Chooses what is given back. To be called now and then only, so that a pool in brisk use keeps its buffer.

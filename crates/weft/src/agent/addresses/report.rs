@@ -40,6 +40,14 @@ pub(in crate::agent) fn layer(node: &Node) -> Layer {
         );
         return Layer::failed("pods", message, remedy);
     }
+    if let Some(overlap) = node.ipam().refused() {
+        let message = format!("{message}; {overlap}: new pods wait");
+        return Layer::failed(
+            "pods",
+            message,
+            "correct one of them; pods that are attached keep their addresses",
+        );
+    }
     let lost: Vec<String> = pools
         .book()
         .lost()

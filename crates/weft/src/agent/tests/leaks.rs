@@ -44,7 +44,7 @@ async fn watching(place: &Place) -> (Arc<Node>, mpsc::Sender<Change>, mpsc::Send
     (node, changes, pods)
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -89,7 +89,7 @@ fn a_pod_waits_for_a_block_and_an_exhausted_pool_says_by_whom() {
             pool: "default".into(),
             message: "all of it is given".into(),
         }];
-        node.take_in_addresses(&full);
+        node.take_in_addresses(Some(&full));
         let third = Sandbox::new();
         let (found, text) = error(&node, request(Command::Add, "c3", Some(&third))).await;
         assert_eq!(found, code::TRY_AGAIN);
@@ -180,14 +180,14 @@ fn what_pods_have_is_theirs_after_a_restart_even_where_the_block_is_gone() {
         let (second, _changes) = pooled(&place, pools(), has(2, &blocks)).await;
         let other = Sandbox::new();
         assert_eq!(addresses(&add(&second, "c2", &other).await), ["10.1.0.1"]);
-        second.take_in_addresses(&has(3, &[]));
+        second.take_in_addresses(Some(&has(3, &[])));
         assert_eq!(second.pools().book().status().wanted.len(), 2);
         let said = format!("{:?}", addresses::layer(&second));
         assert!(
             said.contains("2 in use are of no pod CIDR or block of this node, such as 10.1.0.0"),
             "{said}"
         );
-        second.take_in_addresses(&has(4, &blocks));
+        second.take_in_addresses(Some(&has(4, &blocks)));
         let third = Sandbox::new();
         assert_eq!(
             error(&second, request(Command::Add, "c3", Some(&third))).await.0,
@@ -234,5 +234,35 @@ fn a_pod_that_nobody_can_tell_about_is_tried_again() {
         let mut podman = request(Command::Add, "c2", Some(&other));
         podman.args.clear();
         assert_eq!(node.handle(podman).await.error, None);
+    });
+}
+
+#[test]
+fn a_range_that_is_somebody_elses_too_is_refused_until_that_is_corrected() {
+    on_a_node("overlap", |place| async move {
+        let (node, changes) = place.ready().await;
+        let (kept, sandbox) = (Sandbox::new(), Sandbox::new());
+        add(&node, "c1", &kept).await;
+        let other = |cidr: &str| {
+            let Change::Node(mut other) = local(&[cidr]) else {
+                unreachable!()
+            };
+            other.name = "node-2".into();
+            other.internal_ips = vec!["10.89.0.12".parse().unwrap()];
+            Change::Node(other)
+        };
+        changes.send(other("10.244.1.0/24")).await.unwrap();
+        let refused = || node.ipam().refused().is_some();
+        leaks::until(refused).await;
+        let (found, text) = error(&node, request(Command::Add, "c2", Some(&sandbox))).await;
+        assert_eq!(found, code::CONFIG);
+        let expected = "pod CIDR 10.244.0.0/23 of this node overlaps pod CIDR 10.244.1.0/24 of node node-2";
+        assert!(text.contains(expected), "{text}");
+        let layer = addresses::layer(&node);
+        assert!(layer.message.contains(expected), "{layer:?}");
+        assert!(kept.has("eth0").await);
+        changes.send(other("10.244.2.0/24")).await.unwrap();
+        leaks::until(|| !refused()).await;
+        add(&node, "c2", &sandbox).await;
     });
 }
