@@ -1,4 +1,5 @@
 //! The model, made real in the kernel: eBPF programs and maps (`bpf`), links, routes and neighbours (`net`).
 
 pub mod bpf;
+mod grace;
 pub mod net;

@@ -86,9 +86,8 @@ fn pods_and_their_node_reach_each_other_in_both_families_at_once() {
     let two = link("two", &b, &["10.244.0.3", "fd00:10:244::3"], &node_ips);
     let (first, second) = (one.clone(), two.clone());
     node.block_on(|| async move {
-        let rtnl = Rtnl::connect().unwrap();
-        pod::set_up(&rtnl, &first).await.unwrap();
-        pod::set_up(&rtnl, &second).await.unwrap();
+        pod::set_up(&first).await.unwrap();
+        pod::set_up(&second).await.unwrap();
     });
     // Pod to pod keeps the source; node to pod comes from the node; pod to node keeps the source.
     assert_eq!(reach(&a, &b, "10.244.0.3"), "10.244.0.2");
@@ -104,13 +103,13 @@ fn pods_and_their_node_reach_each_other_in_both_families_at_once() {
     assert_eq!(mtu, 1450);
     node.block_on(|| async move {
         let rtnl = Rtnl::connect().unwrap();
-        pod::check(&rtnl, &one).await.unwrap();
-        assert!(pod::tear_down(&rtnl, &one.host_ifname).await.unwrap());
-        assert!(!pod::tear_down(&rtnl, &one.host_ifname).await.unwrap());
-        pod::tear_down(&rtnl, &two.host_ifname).await.unwrap();
+        pod::check(&one).await.unwrap();
+        assert!(pod::tear_down(&one.host_ifname).await.unwrap().is_some());
+        assert!(pod::tear_down(&one.host_ifname).await.unwrap().is_none());
+        pod::tear_down(&two.host_ifname).await.unwrap();
         assert_eq!(rtnl.links().await.unwrap().len(), 1);
         assert!(!rtnl.routes().await.unwrap().iter().any(|route| route.ours));
-        let gone = pod::check(&rtnl, &one).await.unwrap_err().to_string();
+        let gone = pod::check(&one).await.unwrap_err().to_string();
         assert!(gone.contains("host side") && gone.contains("missing"), "{gone}");
     });
 }
@@ -125,11 +124,11 @@ fn an_interface_that_exists_is_refused_and_left_alone() {
     );
     node.block_on(|| async move {
         let rtnl = Rtnl::connect().unwrap();
-        pod::set_up(&rtnl, &first).await.unwrap();
-        let error = pod::set_up(&rtnl, &second).await.unwrap_err();
+        pod::set_up(&first).await.unwrap();
+        let error = pod::set_up(&second).await.unwrap_err();
         assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
         assert!(rtnl.link(&second.host_ifname).await.unwrap().is_none());
-        pod::check(&rtnl, &first).await.unwrap();
+        pod::check(&first).await.unwrap();
     });
 }
 
@@ -141,7 +140,7 @@ fn a_setup_that_fails_midway_leaves_nothing() {
     let link = link("one", &pod_ns, &["10.244.0.2"], &["192.0.2.1"]);
     node.block_on(|| async move {
         let rtnl = Rtnl::connect().unwrap();
-        let error = pod::set_up(&rtnl, &link).await.unwrap_err();
+        let error = pod::set_up(&link).await.unwrap_err();
         assert!(
             error.to_string().starts_with("cannot add the route to 10.244.0.2/32"),
             "{error}"
@@ -158,16 +157,11 @@ fn check_names_what_differs() {
     let pod_ns = Netns::new();
     let link = link("one", &pod_ns, &["10.244.0.2"], &[]);
     let given = link.clone();
-    node.block_on(|| async move { pod::set_up(&Rtnl::connect().unwrap(), &given).await.unwrap() });
+    node.block_on(|| async move { pod::set_up(&given).await.unwrap() });
     let check = |args: &'static [&'static str]| {
         pod_ns.run(move || assert!(std::process::Command::new("ip").args(args).status().unwrap().success()));
         let link = link.clone();
-        node.block_on(|| async move {
-            pod::check(&Rtnl::connect().unwrap(), &link)
-                .await
-                .unwrap_err()
-                .to_string()
-        })
+        node.block_on(|| async move { pod::check(&link).await.unwrap_err().to_string() })
     };
     assert_eq!(
         check(&["route", "del", "default"]),
@@ -186,16 +180,9 @@ fn what_is_no_namespace_is_said_to_be_none() {
     let mut link = link("one", &node, &["10.244.0.2"], &[]);
     link.netns = std::env::current_exe().unwrap();
     node.block_on(|| async move {
-        let rtnl = Rtnl::connect().unwrap();
-        assert!(matches!(
-            pod::set_up(&rtnl, &link).await,
-            Err(NetError::NotANamespace { .. })
-        ));
+        assert!(matches!(pod::set_up(&link).await, Err(NetError::NotANamespace { .. })));
         link.netns = "/nonexistent/netns".into();
-        assert!(matches!(
-            pod::set_up(&rtnl, &link).await,
-            Err(NetError::Namespace { .. })
-        ));
+        assert!(matches!(pod::set_up(&link).await, Err(NetError::Namespace { .. })));
     });
 }
 
@@ -300,7 +287,7 @@ fn pods_of_two_nodes_reach_each_other_with_their_own_addresses() {
         let wanted = [(to.parse().unwrap(), hop(via))].into();
         node.block_on(|| async move {
             let rtnl = Rtnl::connect().unwrap();
-            pod::set_up(&rtnl, &link).await.unwrap();
+            pod::set_up(&link).await.unwrap();
             assert!(routes::reconcile(&rtnl, &wanted).await.unwrap().0.is_empty());
         });
     };
@@ -373,7 +360,7 @@ fn what_leaves_the_cluster_has_the_nodes_address_and_nothing_else_has() {
     });
     let pod_link = link("a", &a, &["10.244.0.2", "fd00:10:244::2"], &["10.89.0.10"]);
     node.block_on(|| async move {
-        pod::set_up(&Rtnl::connect().unwrap(), &pod_link).await.unwrap();
+        pod::set_up(&pod_link).await.unwrap();
         let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
         let many = (0..3000u32).map(|n| IpNet::from(IpAddr::V4((0x0b00_0000 + 2 * n).into())));
         let mut ranges = Masquerade {

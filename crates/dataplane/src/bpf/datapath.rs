@@ -18,6 +18,7 @@ use super::links::{Links, PodHooks};
 use super::pods::{Drops, PodLink, Pods};
 use super::services::Services;
 use super::{Error, OBJECT, Result};
+use crate::grace;
 
 /// Where the datapath lives.
 #[derive(Clone, Debug)]
@@ -72,6 +73,7 @@ impl Datapath {
     /// are, its links with our programs in them, without a moment in which a hook is empty.
     pub fn open(config: Config) -> Result<Self> {
         let kernel = probe_kernel()?;
+        grace::recover();
         if !is_on(&config.cgroup, CGROUP2_SUPER_MAGIC) {
             return Err(Error::NoCgroup2 { path: config.cgroup });
         }
@@ -125,6 +127,11 @@ impl Datapath {
     /// Takes an address away from its pod.
     pub fn remove_pod(&mut self, ip: IpAddr) -> Result<()> {
         self.pods.remove(ip)
+    }
+
+    /// The pod that has this address.
+    pub fn pod(&self, ip: IpAddr) -> Option<PodLink> {
+        self.pods.get(ip)
     }
 
     /// The pod addresses that the kernel has, whoever put them there.
@@ -188,7 +195,7 @@ impl Datapath {
         vec![
             Feature {
                 name: "pods",
-                choice: format!("tcx links and redirect_peer (Linux {})", self.kernel),
+                choice: format!("tcx links and redirect_peer (Linux {}), {}", self.kernel, attaching()),
             },
             Feature {
                 name: "services",
@@ -199,6 +206,14 @@ impl Datapath {
                 choice: format!("{taken_over}; pins in {}", self.config.pin_dir.display()),
             },
         ]
+    }
+}
+
+fn attaching() -> &'static str {
+    if grace::available() {
+        "attached within expedited grace periods"
+    } else {
+        "attached slowly: /sys/kernel/rcu_expedited cannot be written, so that each pod waits for some 10 ms"
     }
 }
 

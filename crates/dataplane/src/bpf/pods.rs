@@ -103,6 +103,10 @@ impl Pods {
         }
     }
 
+    pub(super) fn get(&self, ip: IpAddr) -> Option<PodLink> {
+        self.known.get(&Addr::from(ip)).copied()
+    }
+
     pub(super) fn all(&self) -> BTreeMap<IpAddr, PodLink> {
         self.known
             .iter()

@@ -9,12 +9,15 @@
 //!
 //! Neighbours are permanent on both sides: no packet ever waits for ARP or neighbour discovery.
 
+mod batch;
 mod error;
 pub mod masquerade;
 pub mod name;
 pub mod netns;
 mod nft;
 pub mod pod;
+mod removal;
+mod request;
 pub mod routes;
 mod rtnl;
 pub mod sysctl;

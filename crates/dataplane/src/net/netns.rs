@@ -1,5 +1,5 @@
-//! Entering a network namespace. It is per thread, so the work is done on a thread of its own that ends with it:
-//! no other task of the process ever runs in a foreign namespace.
+//! Entering a network namespace. It is per thread: asynchronous work is done on a thread of its own that ends with it,
+//! blocking work on the calling thread, which comes back. No other task of the process ever runs in a foreign namespace.
 
 use std::fs::File;
 use std::future::Future;
@@ -74,6 +74,20 @@ impl Namespace {
         self.file.as_raw_fd()
     }
 
+    /// Does blocking work inside, on the calling thread, which comes back from there. The files under `/proc/sys/net` are
+    /// those of this namespace meanwhile.
+    pub(super) fn enter<T>(&self, work: impl FnOnce() -> Result<T, NetError>) -> Result<T, NetError> {
+        let failed = |source| NetError::Namespace {
+            path: self.path.clone(),
+            source,
+        };
+        let home = Home(File::open("/proc/thread-self/ns/net").map_err(failed)?);
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
+        let result = work();
+        drop(home);
+        result
+    }
+
     /// Runs `work` inside, with a netlink connection to it. The files under `/proc/sys/net` are those of this
     /// namespace, too. `work` must not block for long on anything but the kernel.
     pub async fn run<T, F, Fut>(&self, work: F) -> Result<T, NetError>
@@ -100,6 +114,20 @@ impl Namespace {
         result
             .await
             .map_err(|_| NetError::Netlink("the thread in the namespace panicked".into()))?
+    }
+}
+
+/// Where a thread came from; dropped, it is back.
+struct Home(File);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(errno) = setns(&self.0, CloneFlags::CLONE_NEWNET) {
+            // Whatever this thread did next would change a pod's network instead of the node's. A killed agent loses
+            // nothing, one that goes on like this would.
+            tracing::error!("cannot come back from a pod's network namespace: {errno}");
+            std::process::abort();
+        }
     }
 }
 

@@ -1,16 +1,23 @@
 //! A pod's link: a veth pair between its namespace and the node's, routed and not bridged.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteType;
 use serde::{Deserialize, Serialize};
 
-use super::rtnl::{End, Link, Route};
-use super::{Namespace, NetError, Rtnl, default_of, gateway_for, sysctl};
+use super::batch::{Connection, Request};
+use super::rtnl::{self, Link, Route};
+use super::{Namespace, NetError, default_of, gateway_for, removal, request, sysctl};
+
+/// How long the kernel may take to put an address to use, and how long to wait between looks.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -87,60 +94,76 @@ impl PodLink {
 }
 
 /// Connects the pod. On failure nothing of it is left. Returns the index of the host side.
-pub async fn set_up(rtnl: &Rtnl, pod: &PodLink) -> Result<u32, NetError> {
+pub async fn set_up(pod: &PodLink) -> Result<u32, NetError> {
+    let pod = pod.clone();
+    blocking(move || connect(&pod)).await
+}
+
+fn connect(pod: &PodLink) -> Result<u32, NetError> {
     let netns = Namespace::open(&pod.netns)?;
-    let ifname = pod.ifname.clone();
-    if netns
-        .run(move |inside| async move { inside.link(&ifname).await })
-        .await?
-        .is_some()
-    {
-        return Err(NetError::InterfaceExists {
+    let mut node = Connection::open()?;
+    let index = match make(&mut node, &netns, pod) {
+        Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
+            // One of the two names is taken: the pod's, which is not ours to touch, or the host side's, which an
+            // interrupted ADD of the same container has left.
+            refuse_if_taken(&netns, pod)?;
+            removal::remove(&pod.host_ifname)?;
+            make(&mut node, &netns, pod)?
+        }
+        made => made?,
+    };
+    let built = netns
+        .enter(|| build_inside(pod))
+        .and_then(|inside| build_here(&mut node, pod, index).map(|()| inside))
+        .and_then(|mut inside| wait_until_taken(&mut inside, pod));
+    built.map(|()| index).inspect_err(|_| {
+        if let Err(undo) = removal::remove(&pod.host_ifname) {
+            tracing::warn!(link = pod.host_ifname, "cannot undo a failed setup: {undo}");
+        }
+    })
+}
+
+fn refuse_if_taken(netns: &Namespace, pod: &PodLink) -> Result<(), NetError> {
+    let found = netns.enter(|| Connection::open()?.serve(vec![request::look_up(&pod.ifname)]));
+    match found {
+        Ok(_) => Err(NetError::InterfaceExists {
             ifname: pod.ifname.clone(),
             netns: pod.netns.clone(),
-        });
-    }
-    // Of an ADD that was interrupted, by the same container: its name says so.
-    rtnl.remove_link(&pod.host_ifname).await?;
-    match build(rtnl, &netns, pod).await {
-        Ok(index) => Ok(index),
-        Err(error) => {
-            if let Err(undo) = tear_down(rtnl, &pod.host_ifname).await {
-                tracing::warn!(link = pod.host_ifname, "cannot undo a failed setup: {undo}");
-            }
-            Err(error)
-        }
+        }),
+        Err(error) if error.is_missing() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
-async fn build(rtnl: &Rtnl, netns: &Namespace, pod: &PodLink) -> Result<u32, NetError> {
-    let here = End {
+/// Makes the pair, and gives the host side's index.
+fn make(node: &mut Connection, netns: &Namespace, pod: &PodLink) -> Result<u32, NetError> {
+    let here = request::End {
         name: &pod.host_ifname,
         mac: pod.host_mac,
     };
-    let there = End {
+    let there = request::End {
         name: &pod.ifname,
         mac: pod.mac,
     };
-    rtnl.add_veth(here, there, netns.raw_fd(), pod.mtu).await?;
-    let host = rtnl
-        .link(&pod.host_ifname)
-        .await?
-        .ok_or_else(|| vanished(&pod.host_ifname))?;
+    let answers = node.serve(vec![
+        request::veth(&here, &there, netns.raw_fd(), pod.mtu),
+        request::look_up(&pod.host_ifname),
+    ])?;
+    index_in(&answers).ok_or_else(|| vanished(&pod.host_ifname))
+}
+
+fn build_here(node: &mut Connection, pod: &PodLink, index: u32) -> Result<(), NetError> {
+    let mut requests = vec![];
     if sysctl::has_ipv6() {
         // Nobody talks to the host side's own link-local address.
-        sysctl::set(&format!("ipv6/conf/{}/addr_gen_mode", pod.host_ifname), "1")?;
+        requests.push(request::no_link_local(&pod.host_ifname));
     }
-    rtnl.set_up(host.index).await?;
-    let inner = pod.clone();
-    netns
-        .run(move |inside| async move { build_inside(&inside, &inner).await })
-        .await?;
+    requests.push(request::up(&pod.host_ifname));
     for ip in &pod.ips {
-        rtnl.put_neighbour(host.index, *ip, pod.mac).await?;
-        rtnl.put_route(&host_route(pod, *ip, host.index)).await?;
+        requests.push(request::neighbour(index, *ip, pod.mac));
+        requests.push(request::route(&host_route(pod, *ip, index)));
     }
-    Ok(host.index)
+    node.serve(requests).map(drop)
 }
 
 fn host_route(pod: &PodLink, ip: IpAddr, index: u32) -> Route {
@@ -152,11 +175,11 @@ fn host_route(pod: &PodLink, ip: IpAddr, index: u32) -> Route {
     }
 }
 
-async fn build_inside(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
-    if let Some(lo) = rtnl.link("lo").await? {
-        rtnl.set_up(lo.index).await?;
-    }
-    let link = rtnl.link(&pod.ifname).await?.ok_or_else(|| vanished(&pod.ifname))?;
+/// What the pod has of its own. Gives the connection to its namespace.
+fn build_inside(pod: &PodLink) -> Result<Connection, NetError> {
+    let mut inside = Connection::open()?;
+    let answers = inside.serve(vec![request::up("lo"), request::look_up(&pod.ifname)])?;
+    let index = index_in(&answers).ok_or_else(|| vanished(&pod.ifname))?;
     if pod.has_ipv6() {
         let switch = |name: &str| format!("ipv6/conf/{}/{name}", pod.ifname);
         sysctl::set(&switch("disable_ipv6"), "0")?;
@@ -165,33 +188,42 @@ async fn build_inside(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
         // The only link-local address that the datapath takes for the pod's own.
         sysctl::set(&switch("addr_gen_mode"), "0")?;
     }
-    rtnl.set_up(link.index).await?;
+    let mut requests = vec![request::up(&pod.ifname)];
+    requests.extend(pod.ips.iter().map(|ip| request::own_address(index, *ip)));
     for ip in &pod.ips {
-        rtnl.add_address(link.index, IpNet::from(*ip)).await?;
+        requests.push(request::neighbour(index, gateway_for(*ip), pod.host_mac));
+        requests.push(request::route(&default_route(*ip, index)));
     }
-    for ip in &pod.ips {
-        rtnl.put_neighbour(link.index, gateway_for(*ip), pod.host_mac).await?;
-        rtnl.put_route(&default_route(*ip, link.index)).await?;
-    }
-    for ip in &pod.ips {
-        if let IpAddr::V6(ip) = ip {
-            wait_until_taken(rtnl, *ip).await?;
+    inside.serve(requests)?;
+    Ok(inside)
+}
+
+/// A pod is ready when its network is: not before the kernel has put its IPv6 address to use, which a worker of its
+/// does a moment after the address was added.
+fn wait_until_taken(inside: &mut Connection, pod: &PodLink) -> Result<(), NetError> {
+    for ip in pod.ips.iter().filter(|ip| ip.is_ipv6()) {
+        let start = Instant::now();
+        while !is_local(&inside.serve(vec![request::way_to(*ip)])?) {
+            if start.elapsed() > PATIENCE {
+                let message = format!("the kernel has not put {ip} to use in time; the node is overloaded, try again");
+                return Err(NetError::Differs(message));
+            }
+            std::thread::sleep(PAUSE);
         }
     }
     Ok(())
 }
 
-/// A pod is ready when its network is: not before the kernel has put its IPv6 address to use.
-async fn wait_until_taken(rtnl: &Rtnl, ip: Ipv6Addr) -> Result<(), NetError> {
-    for _ in 0..1000 {
-        if rtnl.takes(ip).await? {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Err(NetError::Differs(format!(
-        "the kernel has not put {ip} to use within a second; the node is overloaded, try again"
-    )))
+fn is_local(answers: &[RouteNetlinkMessage]) -> bool {
+    let local = |answer: &RouteNetlinkMessage| matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local);
+    answers.iter().any(local)
+}
+
+fn index_in(answers: &[RouteNetlinkMessage]) -> Option<u32> {
+    answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+        _ => None,
+    })
 }
 
 fn default_route(ip: IpAddr, index: u32) -> Route {
@@ -209,18 +241,25 @@ fn vanished(name: &str) -> NetError {
 }
 
 /// Disconnects a pod by removing the host side: the pod's side, routes and neighbours go with it.
-/// False where there was nothing to do.
-pub async fn tear_down(rtnl: &Rtnl, host_ifname: &str) -> Result<bool, NetError> {
-    rtnl.remove_link(host_ifname).await
+/// Gives the host side's index; `None` where there was nothing to do.
+pub async fn tear_down(host_ifname: &str) -> Result<Option<u32>, NetError> {
+    let host_ifname = host_ifname.to_owned();
+    blocking(move || removal::remove(&host_ifname)).await
 }
 
-/// Compares what is there with what was set up, on both sides.
-pub async fn check(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
-    let host = rtnl.link(&pod.host_ifname).await?;
-    let host = host.ok_or_else(|| NetError::Differs(format!("the host side {} is missing", pod.host_ifname)))?;
+/// Compares what is there with what was set up, on both sides. Gives the index of the host side.
+pub async fn check(pod: &PodLink) -> Result<u32, NetError> {
+    let pod = pod.clone();
+    blocking(move || compare(&pod)).await
+}
+
+fn compare(pod: &PodLink) -> Result<u32, NetError> {
+    let mut node = Connection::open()?;
+    let host = look_up(&mut node, &pod.host_ifname)?
+        .ok_or_else(|| NetError::Differs(format!("the host side {} is missing", pod.host_ifname)))?;
     same_link(&host, &pod.host_ifname, pod.host_mac)?;
-    let routes = rtnl.routes().await?;
     for ip in &pod.ips {
+        let routes = routes_in(&answers_to(&mut node, request::route_to(*ip))?);
         if !routes
             .iter()
             .any(|route| route.to == IpNet::from(*ip) && route.link == Some(host.index))
@@ -229,27 +268,24 @@ pub async fn check(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
             return Err(NetError::Differs(message));
         }
     }
-    let netns = Namespace::open(&pod.netns)?;
-    let inner = pod.clone();
-    netns
-        .run(move |inside| async move { check_inside(&inside, &inner).await })
-        .await
+    Namespace::open(&pod.netns)?.enter(|| compare_inside(pod))?;
+    Ok(host.index)
 }
 
-async fn check_inside(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
-    let link = rtnl.link(&pod.ifname).await?;
-    let link = link.ok_or_else(|| NetError::Differs(format!("interface {} is missing in the pod", pod.ifname)))?;
+fn compare_inside(pod: &PodLink) -> Result<(), NetError> {
+    let mut inside = Connection::open()?;
+    let link = look_up(&mut inside, &pod.ifname)?
+        .ok_or_else(|| NetError::Differs(format!("interface {} is missing in the pod", pod.ifname)))?;
     same_link(&link, &pod.ifname, pod.mac)?;
-    let addresses = rtnl.addresses(Some(link.index)).await?;
-    let routes = rtnl.routes().await?;
     for ip in &pod.ips {
-        if !addresses.iter().any(|(_, address)| address.addr() == *ip) {
+        if !is_local(&answers_to(&mut inside, request::way_to(*ip))?) {
             return Err(NetError::Differs(format!(
                 "interface {} has lost its address {ip}",
                 pod.ifname
             )));
         }
         let wanted = default_route(*ip, link.index);
+        let routes = routes_in(&answers_to(&mut inside, request::routes(*ip))?);
         if !routes
             .iter()
             .any(|route| (route.to, route.via) == (wanted.to, wanted.via))
@@ -261,6 +297,39 @@ async fn check_inside(rtnl: &Rtnl, pod: &PodLink) -> Result<(), NetError> {
         }
     }
     Ok(())
+}
+
+/// What the kernel answers; nothing where what was asked for is not there.
+fn answers_to(connection: &mut Connection, request: Request) -> Result<Vec<RouteNetlinkMessage>, NetError> {
+    match connection.serve(vec![request]) {
+        Err(error) if error.is_missing() || error.errno() == Some(nix::libc::ENETUNREACH) => Ok(vec![]),
+        answers => answers,
+    }
+}
+
+fn look_up(connection: &mut Connection, name: &str) -> Result<Option<Link>, NetError> {
+    let answers = answers_to(connection, request::look_up(name))?;
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(rtnl::parse_link(link)),
+        _ => None,
+    }))
+}
+
+fn routes_in(answers: &[RouteNetlinkMessage]) -> Vec<Route> {
+    let route = |answer: &RouteNetlinkMessage| match answer {
+        RouteNetlinkMessage::NewRoute(message) => rtnl::parse_route(message),
+        _ => None,
+    };
+    answers.iter().filter_map(route).collect()
+}
+
+/// Off the threads that run everything else: the kernel may keep it waiting for its lock.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
+) -> Result<T, NetError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| NetError::Netlink(error.to_string()))?
 }
 
 fn same_link(link: &Link, name: &str, mac: Mac) -> Result<(), NetError> {

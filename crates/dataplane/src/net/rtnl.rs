@@ -1,17 +1,17 @@
 //! A connection to the kernel's rtnetlink, in the words that Weft needs.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::address::AddressAttribute;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
 };
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::sync::Mutex;
 
 use super::{Mac, NetError, ROUTE_PROTOCOL};
@@ -72,12 +72,6 @@ impl Route {
     }
 }
 
-/// One end of a veth pair to be made.
-pub(crate) struct End<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) mac: Mac,
-}
-
 impl Rtnl {
     /// Connects to the namespace of the calling thread; needs a tokio runtime, which drives the connection.
     pub fn connect() -> Result<Self, NetError> {
@@ -128,29 +122,6 @@ impl Rtnl {
         Ok(found.into_iter().map(parse_link).collect())
     }
 
-    /// Makes a veth pair: one end here, the other in the namespace behind the file descriptor, at once.
-    pub(crate) async fn add_veth(&self, here: End<'_>, there: End<'_>, netns: i32, mtu: u32) -> Result<(), NetError> {
-        let peer = LinkMessageBuilder::<LinkUnspec>::default()
-            .name(there.name)
-            .address(there.mac.0.to_vec())
-            .mtu(mtu)
-            .setns_by_fd(netns)
-            .build();
-        let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .name(here.name)
-            .address(here.mac.0.to_vec())
-            .mtu(mtu)
-            .build();
-        let what = format!("make the veth pair {} - {}", here.name, there.name);
-        self.handle
-            .link()
-            .add(message)
-            .execute()
-            .await
-            .map_err(NetError::kernel(what))
-    }
-
     /// Brings a link up.
     pub async fn set_up(&self, index: u32) -> Result<(), NetError> {
         let message = LinkMessageBuilder::<LinkUnspec>::default().index(index).up().build();
@@ -165,33 +136,7 @@ impl Rtnl {
 
     /// Removes a link, and its other end with it. False where there was none.
     pub async fn remove_link(&self, name: &str) -> Result<bool, NetError> {
-        let Some(link) = self.link(name).await? else {
-            return Ok(false);
-        };
-        match self
-            .handle
-            .link()
-            .del(link.index)
-            .execute()
-            .await
-            .map_err(NetError::kernel(format!("remove {name}")))
-        {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Gives a link an address that is usable at once: no duplicate address detection.
-    pub(crate) async fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetError> {
-        let mut request = self.handle.address().add(index, address.addr(), address.prefix_len());
-        if address.addr().is_ipv6() {
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        }
-        request
-            .execute()
-            .await
-            .map_err(NetError::kernel(format!("add address {address} to link {index}")))
+        Ok(super::pod::tear_down(name).await?.is_some())
     }
 
     /// Addresses of one link, or of all.
@@ -269,17 +214,6 @@ impl Rtnl {
         Ok(routes)
     }
 
-    /// Whether the kernel takes packets to this IPv6 address as its own. It does so a moment after the address was
-    /// added, when a worker of its has made the route.
-    pub(crate) async fn takes(&self, ip: Ipv6Addr) -> Result<bool, NetError> {
-        let own = RouteAttribute::Destination(RouteAddress::Inet6(ip));
-        let messages = self.route_messages(AddressFamily::Inet6).await?;
-        let mut local = messages
-            .iter()
-            .filter(|message| message.header.kind == RouteType::Local);
-        Ok(local.any(|message| message.attributes.contains(&own)))
-    }
-
     async fn route_messages(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, NetError> {
         let _alone = self.listing.lock().await;
         let mut filter = RouteMessage::default();
@@ -287,23 +221,9 @@ impl Rtnl {
         let listed = self.handle.route().get(filter).execute().try_collect().await;
         listed.map_err(NetError::kernel("list routes"))
     }
-
-    /// Notes for ever which Ethernet address an address on a link has.
-    pub(crate) async fn put_neighbour(&self, index: u32, ip: IpAddr, mac: Mac) -> Result<(), NetError> {
-        let request = self
-            .handle
-            .neighbours()
-            .add(index, ip)
-            .link_layer_address(&mac.0)
-            .replace();
-        request
-            .execute()
-            .await
-            .map_err(NetError::kernel(format!("add neighbour {ip} on link {index}")))
-    }
 }
 
-fn message(route: &Route) -> RouteMessage {
+pub(super) fn message(route: &Route) -> RouteMessage {
     let mut message = RouteMessage::default();
     let header = &mut message.header;
     header.address_family = if route.to.addr().is_ipv4() {
@@ -343,7 +263,7 @@ fn message(route: &Route) -> RouteMessage {
     message
 }
 
-fn address(ip: IpAddr) -> RouteAddress {
+pub(super) fn address(ip: IpAddr) -> RouteAddress {
     match ip {
         IpAddr::V4(ip) => RouteAddress::Inet(ip),
         IpAddr::V6(ip) => RouteAddress::Inet6(ip),
@@ -358,7 +278,7 @@ fn parse_address(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn parse_route(message: &RouteMessage) -> Option<Route> {
+pub(super) fn parse_route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     let unreachable = header.kind == RouteType::Unreachable;
     if !(unreachable || header.kind == RouteType::Unicast) || header.table != RouteHeader::RT_TABLE_MAIN {
@@ -389,7 +309,7 @@ fn parse_route(message: &RouteMessage) -> Option<Route> {
     })
 }
 
-fn parse_link(message: LinkMessage) -> Link {
+pub(super) fn parse_link(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),

@@ -135,7 +135,7 @@ impl Node {
         uid: Option<String>,
         link: &PodLink,
     ) -> Result<(), CniError> {
-        let index = pod::set_up(&self.rtnl, link)
+        let index = pod::set_up(link)
             .await
             .map_err(|error| failed("cannot connect the pod", &error))?;
         let attachment = Attachment {
@@ -198,7 +198,7 @@ impl Node {
             Some(attachment) => self.detach(&attachment.link).await.map_err(problem)?,
             None => {
                 let host_ifname = name::host_side(&id.container_id, &id.ifname);
-                pod::tear_down(&self.rtnl, &host_ifname)
+                pod::tear_down(&host_ifname)
                     .await
                     .map_err(|error| problem(error.into()))?;
             }
@@ -215,17 +215,16 @@ impl Node {
     /// Takes a pod out of the datapath, and its link away: its hooks go with it, and only their pins are left.
     async fn detach(&self, link: &PodLink) -> anyhow::Result<()> {
         // Where the link has gone already, the datapath knows which one it was.
-        let mut index = self.rtnl.link(&link.host_ifname).await?.map(|link| link.index);
+        let mut index = pod::tear_down(&link.host_ifname).await?;
         {
             let mut datapath = self.datapath();
-            let entries = datapath.pods();
-            for (ip, entry) in link.ips.iter().filter_map(|ip| Some((ip, entries.get(ip)?))) {
-                if *index.get_or_insert(entry.ifindex) == entry.ifindex {
+            for ip in &link.ips {
+                let entry = datapath.pod(*ip);
+                if entry.is_some_and(|entry| *index.get_or_insert(entry.ifindex) == entry.ifindex) {
                     datapath.remove_pod(*ip)?;
                 }
             }
         }
-        pod::tear_down(&self.rtnl, &link.host_ifname).await?;
         match index {
             Some(index) => self.detach_hooks(index).await,
             None => Ok(()),
@@ -257,18 +256,13 @@ impl Node {
         if let Some(netns) = &request.netns {
             now.netns = netns.into();
         }
-        pod::check(&self.rtnl, &now)
-            .await
-            .map_err(|error| differs(error.to_string()))?;
-        let index = self
-            .rtnl
-            .link(&link.host_ifname)
-            .await
-            .map_err(|error| differs(error.to_string()))?;
-        let index = index.map(|link| link.index).unwrap_or_default();
+        let index = pod::check(&now).await.map_err(|error| differs(error.to_string()))?;
         let datapath = self.datapath();
-        let entries = datapath.pods();
-        if let Some(ip) = link.ips.iter().find(|ip| entries.get(ip) != Some(&entry(link, index))) {
+        let mut lost = link
+            .ips
+            .iter()
+            .filter(|ip| datapath.pod(**ip) != Some(entry(link, index)));
+        if let Some(ip) = lost.next() {
             return Err(differs(format!("the datapath has lost the pod's address {ip}")));
         }
         match datapath.attached() {

@@ -118,7 +118,7 @@ fn connect(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, datapath: &mut D
         .build()
         .context("cannot start the asynchronous runtime")?;
     let inside = Namespace::open(&node.path())?;
-    let ifindex = runtime.block_on(inside.run(move |rtnl| async move { pod::set_up(&rtnl, &link).await }))?;
+    let ifindex = runtime.block_on(inside.run(move |_| async move { pod::set_up(&link).await }))?;
     let entry = bpf::PodLink {
         ifindex,
         mac: mac.0,

@@ -188,7 +188,7 @@ fn an_agent_that_dies_between_any_two_steps_leaks_nothing() {
                     nothing_left(&node, &place).await;
                 });
                 if done.into_inner().unwrap().get() {
-                    assert!(after > 3, "{command:?} waited only {after} times");
+                    assert!(after > 0, "{command:?} never waited");
                     break;
                 }
             }
