@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use weft_model::cni::{AddResult, AttachmentId, CniError, Command, RuntimeConfig, SUPPORTED_VERSIONS, code};
+use weft_model::cni::{AddResult, AttachmentId, CniError, Command, Dns, RuntimeConfig, SUPPORTED_VERSIONS, code};
 
 const AGENT_SOCKET: &str = "/run/weft/cni.sock";
 const SPOOL_DIR: &str = "/run/weft/cni-spool";
@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) mtu: Option<u32>,
     pub(crate) prev_result: Option<AddResult>,
     pub(crate) runtime: RuntimeConfig,
+    /// Name servers that the pod's result is to name.
+    pub(crate) dns: Dns,
     pub(crate) valid_attachments: Vec<AttachmentId>,
 }
 
@@ -52,8 +54,9 @@ impl Config {
         let value = decode(input)?;
         let version = version(&value, command)?;
         network_name(&value)?;
-        let prev_result = match value.get("prevResult") {
-            Some(previous) if command == Command::Check => Some(field(previous, "prevResult")?),
+        unsupported(&value)?;
+        let prev_result = match value.get("prevResult").filter(|previous| !previous.is_null()) {
+            Some(previous) if matches!(command, Command::Add | Command::Check) => Some(field(previous, "prevResult")?),
             None if command == Command::Check => {
                 return Err(invalid(
                     "prevResult",
@@ -62,9 +65,8 @@ impl Config {
             }
             _ => None,
         };
-        let valid = value
-            .get("cni.dev/valid-attachments")
-            .filter(|_| command == Command::Gc);
+        let runtime = runtime(&value)?;
+        let dns: Dns = optional(&value, "dns")?;
         Ok(Self {
             version,
             agent_socket: path(&value, "agentSocket", AGENT_SOCKET)?,
@@ -76,14 +78,15 @@ impl Config {
                 .transpose()?
                 .filter(|mtu| *mtu > 0),
             prev_result,
-            runtime: match value.get("runtimeConfig").filter(|runtime| !runtime.is_null()) {
-                Some(runtime) => field(runtime, "runtimeConfig")?,
-                None => RuntimeConfig::default(),
+            dns: match dns.is_empty() {
+                true => runtime.dns.clone().unwrap_or_default(),
+                false => dns,
             },
-            valid_attachments: valid
-                .map(|v| field(v, "cni.dev/valid-attachments"))
-                .transpose()?
-                .unwrap_or_default(),
+            runtime,
+            valid_attachments: match command {
+                Command::Gc => valid_attachments(&value)?,
+                _ => vec![],
+            },
         })
     }
 }
@@ -94,6 +97,65 @@ fn invalid(name: &str, problem: &str) -> CniError {
 
 fn field<T: serde::de::DeserializeOwned>(value: &Value, name: &str) -> Result<T, CniError> {
     serde_json::from_value(value.clone()).map_err(|error| invalid(name, &error.to_string()))
+}
+
+/// A field that may be absent or null.
+fn optional<T: serde::de::DeserializeOwned + Default>(value: &Value, name: &str) -> Result<T, CniError> {
+    match value.get(name) {
+        None | Some(Value::Null) => Ok(T::default()),
+        Some(found) => field(found, name),
+    }
+}
+
+/// What would be ignored, although the one who wrote it counts on it.
+fn unsupported(value: &Value) -> Result<(), CniError> {
+    let refused = |key: &str, found: &Value, remedy: &str| {
+        let msg = format!("unsupported field in the network configuration: {key} = {found}");
+        Err(CniError::new(code::FIELD, msg, remedy))
+    };
+    if let Some(ipam) = value.get("ipam").filter(|ipam| ipam.get("type").is_some()) {
+        let remedy = "Weft gives addresses itself, from the node's pod CIDRs or from IPPools; remove the field";
+        return refused("ipam", ipam, remedy);
+    }
+    let device = value.pointer("/runtimeConfig/deviceID");
+    match device.filter(|device| !device.is_null() && *device != "") {
+        Some(device) => refused(
+            "runtimeConfig.deviceID",
+            device,
+            "Weft makes a link of its own; remove the capability, or use a plugin that moves devices",
+        ),
+        None => Ok(()),
+    }
+}
+
+/// `runtimeConfig`, and what the older convention `args.cni` says of addresses where it says nothing.
+fn runtime(value: &Value) -> Result<RuntimeConfig, CniError> {
+    let mut runtime: RuntimeConfig = optional(value, "runtimeConfig")?;
+    if let Some(args) = value.pointer("/args/cni") {
+        if runtime.ips.is_empty() {
+            runtime.ips = optional(args, "ips")?;
+        }
+        if runtime.mac.is_none() {
+            runtime.mac = optional(args, "mac")?;
+        }
+    }
+    Ok(runtime)
+}
+
+/// Null is an empty list, as Go programs write it. But a list that is not there is a mistake: everything would be
+/// disconnected.
+fn valid_attachments(value: &Value) -> Result<Vec<AttachmentId>, CniError> {
+    // The second is what the specification called it for a while.
+    let name = ["cni.dev/valid-attachments", "cni.dev/attachments"]
+        .into_iter()
+        .find(|name| value.get(*name).is_some())
+        .ok_or_else(|| {
+            invalid(
+                "cni.dev/valid-attachments",
+                "GC needs the list of what is in use; the runtime has to pass it",
+            )
+        })?;
+    optional(value, name)
 }
 
 /// CHECK is younger than ADD, GC and STATUS are younger still.
@@ -175,6 +237,54 @@ mod tests {
             (set.agent_socket, set.spool_dir, set.mtu),
             ("/x/s".into(), "/x/d".into(), Some(1400))
         );
+    }
+
+    #[test]
+    fn name_servers_come_from_the_configuration_or_else_from_the_runtime() {
+        let runtime = r#""runtimeConfig":{"dns":{"servers":["10.96.0.10"]},"ips":["10.1.0.9/24"]}"#;
+        let text = |extra: &str| format!(r#"{{"cniVersion":"1.1.0","name":"weft",{runtime}{extra}}}"#);
+        let config = parse(&text(""), Command::Add).unwrap();
+        assert_eq!(config.dns.nameservers, ["10.96.0.10"]);
+        assert_eq!(config.runtime.ips.len(), 1);
+        let config = parse(&text(r#","dns":{"nameservers":["10.0.0.1"]}"#), Command::Add).unwrap();
+        assert_eq!(config.dns.nameservers, ["10.0.0.1"]);
+        let args = r#"{"cniVersion":"1.1.0","name":"n","args":{"cni":{"ips":["10.1.0.9"],"mac":"02:00:00:00:00:09"}}}"#;
+        let config = parse(args, Command::Add).unwrap();
+        assert_eq!(config.runtime.mac.as_deref(), Some("02:00:00:00:00:09"));
+        assert_eq!(config.runtime.ips[0].to_string(), "10.1.0.9");
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for (extra, key) in [
+            (r#""ipam":{"type":"host-local"}"#, "ipam"),
+            (r#""runtimeConfig":{"deviceID":"0000:04:00.5"}"#, "0000:04:00.5"),
+        ] {
+            let error = parse(&format!(r#"{{"cniVersion":"1.1.0","name":"n",{extra}}}"#), Command::Add).unwrap_err();
+            assert_eq!(error.code, code::FIELD);
+            assert!(error.msg.contains(key), "{}", error.msg);
+        }
+        assert!(
+            parse(
+                r#"{"cniVersion":"1.1.0","name":"n","ipam":{},"disableGC":true}"#,
+                Command::Add
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn gc_without_its_list_frees_nothing() {
+        let gc = |extra: &str| parse(&format!(r#"{{"cniVersion":"1.1.0","name":"n"{extra}}}"#), Command::Gc);
+        assert_eq!(gc("").unwrap_err().code, code::CONFIG);
+        assert_eq!(
+            gc(r#","cni.dev/valid-attachments":null"#).unwrap().valid_attachments,
+            []
+        );
+        let list = r#"[{"containerID":"c","ifname":"eth0"}]"#;
+        for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            assert_eq!(gc(&format!(r#","{name}":{list}"#)).unwrap().valid_attachments.len(), 1);
+        }
     }
 
     #[test]

@@ -96,23 +96,44 @@ impl Env {
         })
     }
 
-    /// `CNI_ARGS`, such as `K8S_POD_NAMESPACE=default;K8S_POD_NAME=web`.
-    pub(crate) fn args(&self) -> Result<Vec<(String, String)>, CniError> {
+    /// `CNI_ARGS`, such as `K8S_POD_NAMESPACE=default;K8S_POD_NAME=web`. What we do not know is an error, unless
+    /// `IgnoreUnknown` is set, or the container is to be disconnected, which nothing may hinder.
+    pub(crate) fn args(&self, command: Command) -> Result<Vec<(String, String)>, CniError> {
         let text = self.get("CNI_ARGS").unwrap_or_default();
-        let pair = |part: &str| {
-            let bad = || {
-                invalid(
-                    format!("invalid CNI_ARGS pair {part:?}"),
-                    "pairs are KEY=VALUE with ';' between them",
-                )
-            };
-            part.split_once('=')
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .ok_or_else(bad)
-        };
-        text.split(';').filter(|part| !part.is_empty()).map(pair).collect()
+        let strict = matches!(command, Command::Add | Command::Check);
+        let mut args = vec![];
+        for part in text.split(';').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some((key, value)) => args.push((key.to_owned(), value.to_owned())),
+                None if strict => {
+                    let details = "pairs are KEY=VALUE with ';' between them";
+                    return Err(invalid(format!("invalid CNI_ARGS pair {part:?}"), details));
+                }
+                None => {}
+            }
+        }
+        let truth = |value: &str| matches!(value.to_ascii_lowercase().as_str(), "1" | "t" | "true");
+        let lenient = args.iter().any(|(key, value)| key == "IgnoreUnknown" && truth(value));
+        match args.iter().find(|(key, _)| !KNOWN_ARGS.contains(&key.as_str())) {
+            Some((key, _)) if strict && !lenient => {
+                let details = format!("known are {}; IgnoreUnknown=1 lets others pass", KNOWN_ARGS.join(", "));
+                Err(invalid(format!("unknown argument in CNI_ARGS: {key}"), details))
+            }
+            _ => Ok(args),
+        }
     }
 }
+
+/// What we read of `CNI_ARGS`, and what the kubelet's runtimes say besides.
+const KNOWN_ARGS: [&str; 7] = [
+    "IgnoreUnknown",
+    "K8S_POD_NAMESPACE",
+    "K8S_POD_NAME",
+    "K8S_POD_UID",
+    "K8S_POD_INFRA_CONTAINER_ID",
+    "IP",
+    "MAC",
+];
 
 /// Container IDs become file names, so nothing but what the specification allows may pass.
 fn container(id: &str) -> Result<(), CniError> {
@@ -195,11 +216,29 @@ mod tests {
 
     #[test]
     fn arguments_are_pairs() {
-        let args = env(&[("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web;")])
-            .args()
-            .unwrap();
-        assert_eq!(args[1], ("K8S_POD_NAME".into(), "web".into()));
-        assert!(env(&[("CNI_ARGS", "nonsense")]).args().is_err());
-        assert!(env(&[]).args().unwrap().is_empty());
+        let args = |text: &str, command| env(&[("CNI_ARGS", text)]).args(command);
+        let pairs = args("IgnoreUnknown=1;K8S_POD_NAME=web;", Command::Add).unwrap();
+        assert_eq!(pairs[1], ("K8S_POD_NAME".into(), "web".into()));
+        assert_eq!(args("nonsense", Command::Add).err().unwrap().code, code::ENVIRONMENT);
+        assert!(args("nonsense", Command::Del).unwrap().is_empty());
+        assert!(env(&[]).args(Command::Add).unwrap().is_empty());
+    }
+
+    #[test]
+    fn unknown_arguments_need_leave() {
+        let args = |text: &str, command| env(&[("CNI_ARGS", text)]).args(command);
+        let error = args("IP=10.1.0.9;COLOUR=red", Command::Add).err().unwrap();
+        assert_eq!(error.code, code::ENVIRONMENT);
+        assert!(error.msg.contains("COLOUR"), "{}", error.msg);
+        for leave in ["1", "true", "True"] {
+            assert_eq!(
+                args(&format!("IgnoreUnknown={leave};COLOUR=red"), Command::Add)
+                    .unwrap()
+                    .len(),
+                2
+            );
+        }
+        assert!(args("IgnoreUnknown=0;COLOUR=red", Command::Add).is_err());
+        assert_eq!(args("COLOUR=red", Command::Del).unwrap().len(), 1);
     }
 }

@@ -3,6 +3,7 @@
 //! The kubelet's runtime starts it for every pod, so it starts in about a millisecond: no async, no threads.
 
 mod agent;
+mod chain;
 mod config;
 mod env;
 mod spool;
@@ -55,13 +56,20 @@ fn run(env: &Env, input: &str) -> Result<String, CniError> {
         Verb::Request(command) => command,
     };
     let ids = env.identify(command)?;
-    let config = Config::parse(input, command)?;
+    let mut config = Config::parse(input, command)?;
+    let previous = match command {
+        Command::Add => config.prev_result.take(),
+        _ => None,
+    };
+    if let Some(previous) = &previous {
+        chain::accept(previous, &ids)?;
+    }
     let request = Request {
         command,
         container_id: ids.container_id,
         ifname: ids.ifname,
         netns: ids.netns,
-        args: env.args()?,
+        args: env.args(command)?,
         mtu: config.mtu,
         prev_result: config.prev_result,
         runtime: config.runtime,
@@ -85,8 +93,13 @@ fn run(env: &Env, input: &str) -> Result<String, CniError> {
     };
     match (response.error, response.result) {
         (Some(error), _) => Err(error),
-        (None, Some(result)) => {
-            let body = result.in_version(&config.version);
+        (None, Some(mut result)) => {
+            result.dns = config.dns;
+            let whole = match previous {
+                Some(previous) => result.after(previous),
+                None => result,
+            };
+            let body = whole.in_version(&config.version);
             Ok(json_of(&Versioned {
                 cni_version: &config.version,
                 body,
