@@ -1,6 +1,7 @@
 //! Benchmarks: tables and JSON of this network beside its peers.
 
 mod cgroup;
+mod cni;
 mod load;
 mod netns;
 mod path;
@@ -22,6 +23,8 @@ pub(crate) struct Args {
 enum What {
     /// The way of a packet: round trips and connections over Weft, bare links and kube-proxy's rules.
     Path(path::Args),
+    /// Connecting and disconnecting pods: ADD and DEL of Weft's plugin and of the reference plugins.
+    Cni(cni::Args),
 }
 
 /// How the result is printed.
@@ -37,6 +40,7 @@ enum Output {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (report, output) = match args.what {
         What::Path(args) => (path::run(&args)?, args.output),
+        What::Cni(args) => (cni::run(&args)?, args.output),
     };
     match output {
         Output::Table => say!("{}", report.to_string().trim_end()),
