@@ -7,9 +7,15 @@ use serde_json::Value;
 
 use crate::support::{Lab, Namespace, eventually, test};
 
+mod churn;
+
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("kills::agent_20_times_under_load", agent_20_times_under_load),
+        test(
+            "kills::agent_200_times_while_pods_come_and_go",
+            churn::agent_200_times_while_pods_come_and_go,
+        ),
         test("kills::api_process", api_process),
         test("kills::kubelet_keeps_its_pods", kubelet_keeps_its_pods),
     ]

@@ -50,7 +50,7 @@ pub(crate) fn require() -> Result<(), String> {
     }
 }
 
-fn weft_path() -> PathBuf {
+pub(crate) fn weft_path() -> PathBuf {
     // target/debug/deps/e2e-0123 -> target/debug/weft
     let own = std::env::current_exe().unwrap();
     own.parent().and_then(Path::parent).unwrap().join("weft")

@@ -13,6 +13,7 @@ use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 
+use crate::hold::Broken;
 use crate::load::Report;
 
 /// Why there is no answer.
@@ -57,6 +58,9 @@ pub enum Error {
         /// What came with it.
         body: String,
     },
+    /// A connection that was held.
+    #[error(transparent)]
+    Broken(#[from] Broken),
     /// Nothing came.
     #[error("{protocol} {address}: no answer within {seconds:.1} s")]
     Silence {

@@ -7,6 +7,7 @@ pub mod ask;
 pub mod client;
 pub mod controllers;
 pub mod events;
+pub mod hold;
 pub mod kubelet;
 pub mod load;
 pub mod serve;

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -91,11 +92,14 @@ impl Daemon {
             let mut backoff = FIRST_BACKOFF;
             loop {
                 let started = Instant::now();
-                match self.run_once(&log) {
+                let ended = self.run_once(&log);
+                match &ended {
                     Ok(status) => tracing::warn!(daemon = name, %status, "ended, starting it again"),
                     Err(error) => tracing::error!(daemon = name, %error, "cannot be started"),
                 }
-                backoff = if started.elapsed() > SETTLED {
+                // Who is killed has not failed.
+                let killed = ended.is_ok_and(|status| status.signal() == Some(nix::libc::SIGKILL));
+                backoff = if killed || started.elapsed() > SETTLED {
                     FIRST_BACKOFF
                 } else {
                     backoff

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use weft_lab::kubelet;
 use weft_lab::serve::Ports;
 use weft_lab::up::Spec;
-use weft_lab::{ask, serve};
+use weft_lab::{ask, hold, serve};
 
 /// Command line of `weft lab kubelet`.
 #[derive(clap::Args)]
@@ -77,6 +77,8 @@ enum Question {
     Api,
     /// Resolve a name.
     Name { name: String },
+    /// Keep one connection to host:port and talk on it until it breaks; say each second how often that went well.
+    Hold { address: String },
     /// Send requests at a steady rate, each on a connection of its own; a report as JSON.
     Load {
         url: String,
@@ -137,6 +139,10 @@ pub(super) fn ask(args: Ask) -> anyhow::Result<()> {
             Question::Http { url } => ask::http(&url, patience).await,
             Question::Api => ask::api(patience).await,
             Question::Name { name } => ask::name(&name, patience).await,
+            Question::Hold { address } => {
+                let held = hold::hold(&address, |exchanges| say!("{exchanges} exchanges")).await;
+                held.map(|never| match never {}).map_err(ask::Error::from)
+            }
             Question::Load { url, rate, seconds } => {
                 let report = ask::load(&url, rate, Duration::from_secs(seconds)).await;
                 report.map(|report| serde_json::json!(report).to_string() + "\n")
