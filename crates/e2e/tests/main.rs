@@ -31,6 +31,8 @@ fn main() -> ExitCode {
     .into_iter()
     .flatten()
     .collect();
+    // Held until this process ends, however it ends.
+    let _turn = (!arguments.list).then(support::wait_for_other_runs);
     if !arguments.list {
         if let Err(problem) = support::require() {
             eprintln!("e2e: {problem}");

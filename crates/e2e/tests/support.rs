@@ -306,6 +306,16 @@ pub(crate) fn cgroup2() -> PathBuf {
     PathBuf::from(tree.split(' ').nth(1).unwrap())
 }
 
+/// One run at a time on a machine: the labs have the same names in each, and a run takes down what it finds.
+pub(crate) fn wait_for_other_runs() -> std::fs::File {
+    let file = std::fs::File::create("/run/lock/weft-e2e").unwrap();
+    if file.try_lock().is_err() {
+        eprintln!("e2e: waiting for another run on this machine to end");
+        file.lock().unwrap();
+    }
+    file
+}
+
 pub(crate) fn take_down_what_earlier_runs_left() {
     let left = std::fs::read_dir("/run/weft/lab").into_iter().flatten().flatten();
     for name in left.filter_map(|entry| entry.file_name().into_string().ok()) {
