@@ -16,13 +16,17 @@
 //! again at the start.
 
 pub mod choice;
+pub mod grant;
+mod judge;
 pub mod node;
 pub mod overlap;
 pub mod pool;
 pub mod range;
+mod space;
 pub mod spec;
 
 pub use choice::{ChoiceError, Source};
+pub use grant::{Foreign, Grant, Ledger, Shortfall};
 pub use node::{NodePools, PoolsError};
 pub use overlap::Overlap;
 pub use pool::{Pool, PoolError};
