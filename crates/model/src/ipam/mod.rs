@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! IPPool --pool--> what is in force --+
-//!                                     +--grant (controller)--> NodeAddresses.spec: blocks of each node
+//!                                     +--ledger (controller)--> NodeAddresses.spec: blocks of each node
 //! NodeAddresses.status: demand -------+                             |
 //!        ^                                                          v
 //!        +------------------------------------------------- node (agent) --> one address of a block for each pod
@@ -16,8 +16,7 @@
 //! again at the start.
 
 pub mod choice;
-pub mod grant;
-mod judge;
+pub mod ledger;
 pub mod node;
 pub mod overlap;
 pub mod pool;
@@ -26,7 +25,7 @@ mod space;
 pub mod spec;
 
 pub use choice::{ChoiceError, Source};
-pub use grant::{Foreign, Grant, Ledger, Shortfall};
+pub use ledger::{Foreign, Grant, Ledger, Shortfall};
 pub use node::{NodePools, PoolsError};
 pub use overlap::Overlap;
 pub use pool::{Pool, PoolError};

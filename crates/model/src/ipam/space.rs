@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn blocks_are_found_in_turn_and_what_was_given_back_comes_last() {
         let mut free = Free::new(&net("10.0.0.0/28"));
-        let mut take = |free: &mut Free| {
+        let take = |free: &mut Free| {
             let block = free
                 .find(30)
                 .map(|block| (free.take(&block), free.go_on_behind(&block), block.to_string()));

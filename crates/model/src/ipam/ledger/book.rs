@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::grant::Tally;
-use super::pool::Pool;
-use super::space::Free;
-use super::spec::{Condition, Count, IpPool, PoolSpec, PoolStatus};
+use super::Tally;
+use crate::ipam::pool::Pool;
+use crate::ipam::space::Free;
+use crate::ipam::spec::{Condition, Count, IpPool, PoolSpec, PoolStatus};
 
 /// How many nodes are named as those that have most of a pool.
 const NAMED: usize = 3;
