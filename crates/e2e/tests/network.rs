@@ -179,4 +179,13 @@ fn spoofed_sources_are_dropped() {
         said.stdout,
         said.stderr
     );
+    // Who did it is known to who runs the cluster, and to who owns the pod.
+    eventually("status names the pod", || {
+        let status = weft(&["status", "--lab", lab.name()]).stdout;
+        status.contains("pod spoof/a: 1 packet with a source that is not its own")
+    });
+    eventually("the pod has an event", || {
+        let events = namespace.kubectl(&["get", "events", "--field-selector", "involvedObject.name=a"]);
+        events.stdout.contains("TrafficNotItsOwn")
+    });
 }

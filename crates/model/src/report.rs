@@ -35,7 +35,7 @@ pub struct AgentInfo {
 /// One layer of a node's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layer {
-    /// `api`, `kernel`, `pods`, `services`, `routes`, `dns` or `cni`.
+    /// `api`, `kernel`, `pods`, `isolation`, `services`, `routes`, `dns` or `cni`.
     pub name: String,
     /// The verdict.
     pub state: LayerState,

@@ -21,6 +21,7 @@ pub use datapath::{Config, Counter, Datapath, Feature, Usage};
 pub use error::Error;
 pub use links::PodHooks;
 pub use pods::{Drops, PodLink};
+pub use weft_packet::Reason;
 
 /// What a call on the datapath gives.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -14,6 +14,7 @@ mod attachments;
 mod cluster;
 mod conflist;
 mod failures;
+mod isolation;
 mod known;
 mod leaks;
 mod node;
@@ -99,6 +100,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     tokio::spawn(known::follow(node.clone(), pods));
     tokio::spawn(leaks::watch(node.clone()));
     tokio::spawn(addresses::demand::run(node.clone(), client.clone()));
+    tokio::spawn(isolation::watch(node.clone()));
     tokio::spawn(server::run(node.clone(), listener.socket));
     tokio::spawn(conflist::install_when_ready(
         node.clone(),

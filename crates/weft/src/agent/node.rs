@@ -16,6 +16,7 @@ use weft_model::ipam::Ipam;
 
 use super::addresses::Pools;
 use super::attachments::{Attachment, Store};
+use super::isolation::Offender;
 use super::known::{Api, NoPods, Objects};
 
 /// What pods have to wait for.
@@ -45,6 +46,8 @@ pub(super) struct Progress {
     pub(super) masquerade_error: Option<String>,
     /// What was found that nobody had given back, since this agent was started.
     pub(super) leaks: u64,
+    /// Pods that sent what they may not.
+    pub(super) offenders: Vec<Offender>,
 }
 
 /// This node.

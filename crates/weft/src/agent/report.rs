@@ -12,7 +12,7 @@ use weft_cluster::Client;
 use weft_model::report::{AgentInfo, Layer, NodeReport};
 
 use super::node::Node;
-use super::{addresses, conflist, server};
+use super::{addresses, conflist, isolation, server};
 
 /// How often a report is written when nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -57,6 +57,7 @@ impl Reporter {
             api(&self.node, &self.client),
             kernel(&self.node),
             addresses::layer(&self.node),
+            isolated(&self.node),
             services(&self.node),
             routes(&self.node),
             dns,
@@ -178,6 +179,15 @@ fn kernel(node: &Node) -> Layer {
         .map(|feature| format!("{}: {}", feature.name, feature.choice))
         .collect();
     Layer::ok("kernel", text.join("; "))
+}
+
+/// Well in any case: what a pod may not send has ended, and the others are as they should be.
+fn isolated(node: &Node) -> Layer {
+    let message = match isolation::summary(&node.progress().offenders) {
+        Some(who) => format!("dropped what pods may not send: {who}"),
+        None => "every pod speaks for itself alone".into(),
+    };
+    Layer::ok("isolation", message)
 }
 
 fn services(node: &Node) -> Layer {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use super::*;
 
+mod isolation;
 mod leaks;
 mod pools;
 
