@@ -4,6 +4,7 @@
 
 mod api;
 mod bad_input;
+mod families;
 mod kills;
 mod kubectl;
 mod lifecycle;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         api::tests(),
         kubectl::tests(),
         network::tests(),
+        families::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),

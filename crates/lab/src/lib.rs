@@ -8,6 +8,7 @@ pub mod client;
 pub mod controllers;
 pub mod events;
 pub mod hold;
+pub mod families;
 pub mod kubelet;
 pub mod load;
 pub mod serve;

@@ -27,6 +27,7 @@ impl Server {
             database: dir.path().join("api.redb"),
             lab_dir: dir.path().to_owned(),
             advertise: SocketAddr::from((Ipv4Addr::new(10, 89, 0, 1), 6443)),
+            families: weft_lab::families::Families::Dual,
             token_key: pki::token_key(dir.path()).unwrap(),
         };
         let server = ApiServer::open(config).unwrap();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use weft_lab::families::Families;
 use weft_lab::up::{self, Lab};
 
 /// Command line of `weft lab`.
@@ -42,6 +43,15 @@ enum Command {
         /// How many nodes (3 where nothing is said).
         #[arg(long)]
         nodes: Option<usize>,
+        /// The address families of nodes, pods and Services: dual, ipv4 or ipv6.
+        #[arg(long, default_value_t)]
+        ip_family: Families,
+        /// Spread the nodes over so many segments, each a subnet of its own; the router between them knows no pods.
+        #[arg(long, default_value_t = 1)]
+        segments: usize,
+        /// An argument for every agent, such as --agent-arg=--routing=vxlan; give it more than once for several.
+        #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+        agent_arg: Vec<String>,
         /// Leave the demo out.
         #[arg(long)]
         no_demo: bool,
@@ -125,11 +135,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Up {
             name,
             nodes,
+            ip_family,
+            segments,
+            agent_arg,
             no_demo,
             timeout,
         } => {
             let options = up::Options {
                 nodes,
+                families: ip_family,
+                segments,
+                agent_args: agent_arg,
                 demo: !no_demo,
                 definitions: weft_cluster::definitions(),
                 weft: std::env::current_exe().context("cannot find this program's own path")?,

@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::kinds::Resource;
 use super::status::Status;
 use super::store::View;
+use crate::families::Families;
 use services::Services;
 
 /// Which kind of write is being admitted.
@@ -39,6 +40,13 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// For a cluster with these families.
+    pub fn new(families: Families) -> Self {
+        Self {
+            services: Services::new(families),
+        }
+    }
+
     /// Completes `new` or refuses the write. On `Delete`, `new` is a copy of the object that goes.
     pub fn on_write(
         &self,

@@ -17,11 +17,13 @@ impl ApiServer {
             self.ensure("", "v1", "namespaces", None, json!({ "metadata": { "name": name } }))?;
         }
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let families = self.config.families;
+        let own = families.primary("10.96.0.1", "fd00:10:96::1");
         let service = json!({
             "metadata": {"name": "kubernetes", "labels": labels},
             "spec": {
-                "type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"],
-                "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
+                "type": "ClusterIP", "clusterIP": own, "clusterIPs": [own],
+                "ipFamilies": [families.primary("IPv4", "IPv6")], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
                 "internalTrafficPolicy": "Cluster",
                 "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": self.config.advertise.port()}],
             },

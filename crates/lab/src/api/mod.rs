@@ -60,6 +60,7 @@ use status::Status;
 use store::{DiskError, Store, Txn};
 
 use crate::client::Handler;
+use crate::families::Families;
 pub use call::User;
 
 /// What an API server is told.
@@ -71,6 +72,8 @@ pub struct Config {
     pub lab_dir: PathBuf,
     /// Where the API is reached from inside the lab: the endpoint of the `kubernetes` Service.
     pub advertise: SocketAddr,
+    /// The families that Services may have.
+    pub families: Families,
     /// The key that service account tokens are signed with.
     pub token_key: Vec<u8>,
 }
@@ -103,10 +106,10 @@ impl ApiServer {
         let tokens = Authenticator::new(&config.token_key);
         let server = Arc::new(Self {
             tokens,
+            admission: Admission::new(config.families),
             config,
             store,
             registry,
-            admission: Admission::default(),
         });
         server.reload_registry();
         server.bootstrap()?;

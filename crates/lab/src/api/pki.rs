@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,11 +53,15 @@ pub enum Error {
     Kubeconfig(#[from] serde_yaml_ng::Error),
 }
 
-/// The address of the Service `default/kubernetes`, and the control plane's own on the segment.
-const ADDRESSES: [Ipv4Addr; 3] = [
-    Ipv4Addr::LOCALHOST,
-    Ipv4Addr::new(10, 89, 0, 1),
-    Ipv4Addr::new(10, 96, 0, 1),
+/// The addresses of the Service `default/kubernetes`, and the control plane's own on the first segment, whichever family
+/// the cluster has.
+const ADDRESSES: [IpAddr; 6] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+    IpAddr::V4(Ipv4Addr::new(10, 89, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd89, 0, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 1)),
 ];
 const NAMES: [&str; 5] = [
     "localhost",
@@ -154,7 +158,7 @@ fn make(pki: &Path) -> Result<(), Error> {
 
     let mut server = named("kube-apiserver", None);
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    server.subject_alt_names = ADDRESSES.map(|ip| SanType::IpAddress(IpAddr::V4(ip))).to_vec();
+    server.subject_alt_names = ADDRESSES.map(SanType::IpAddress).to_vec();
     for name in NAMES {
         let name = name.try_into().map_err(failed("the API server"))?;
         server.subject_alt_names.push(SanType::DnsName(name));

@@ -37,11 +37,14 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::task::JoinSet;
 
 use crate::client::Client;
+use crate::families::Families;
 use context::Context;
 
 /// What the controllers have to be told.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Which of the following ranges nodes get a part of.
+    pub families: Families,
     /// Where the pods' IPv4 addresses come from.
     pub pod_cidr_v4: Ipv4Net,
     /// The prefix length of one node's part of it.
@@ -60,6 +63,7 @@ impl Default for Config {
     /// The ranges of a lab, without a certificate.
     fn default() -> Self {
         Self {
+            families: Families::Dual,
             pod_cidr_v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             node_mask_v4: 23,
             pod_cidr_v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0), 48),

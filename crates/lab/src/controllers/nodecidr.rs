@@ -41,13 +41,13 @@ impl Reconcile for NodeCidrs {
             return Ok(None);
         };
         let taken: Vec<IpNet> = cache.all().iter().flat_map(|node: &Object| assigned(node)).collect();
-        let Some([v4, v6]) = choose(&self.ctx.config, &taken) else {
+        let Some(cidrs) = choose(&self.ctx.config, &taken) else {
             let message =
                 "no pod CIDR is left in the cluster's range; remove nodes, or start the cluster with a wider one";
             self.events.warning(&node, "CIDRNotAvailable", message);
             return Err(Error::NotYet(message.to_owned()));
         };
-        let patch = json!({"spec": {"podCIDR": v4, "podCIDRs": [v4, v6]}});
+        let patch = json!({"spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs}});
         self.ctx.patch(&kinds::NODES, &node, patch).await?;
         Ok(None)
     }
@@ -60,16 +60,16 @@ fn assigned(node: &Value) -> Vec<IpNet> {
     all.chain(first).filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
-/// The first free CIDR of each family.
-fn choose(config: &Config, taken: &[IpNet]) -> Option<[IpNet; 2]> {
+/// The first free CIDR of each family that the cluster has, the primary one first.
+fn choose(config: &Config, taken: &[IpNet]) -> Option<Vec<IpNet>> {
     let free = |candidate: &IpNet| !taken.iter().any(|t| t.contains(candidate) || candidate.contains(t));
-    let v4 = (0..)
-        .map_while(|i| nth_v4(config.pod_cidr_v4, config.node_mask_v4, i))
-        .find(free);
-    let v6 = (0..)
-        .map_while(|i| nth_v6(config.pod_cidr_v6, config.node_mask_v6, i))
-        .find(free);
-    Some([v4?, v6?])
+    let v4 = |n| nth_v4(config.pod_cidr_v4, config.node_mask_v4, n);
+    let v6 = |n| nth_v6(config.pod_cidr_v6, config.node_mask_v6, n);
+    let families = config.families.pick::<&dyn Fn(u32) -> Option<IpNet>>(&v4, &v6);
+    families
+        .into_iter()
+        .map(|nth| (0..).map_while(nth).find(free))
+        .collect()
 }
 
 fn nth_v4(range: Ipv4Net, mask: u8, n: u32) -> Option<IpNet> {
@@ -89,6 +89,7 @@ fn nth_v6(range: Ipv6Net, mask: u8, n: u32) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::families::Families;
 
     fn config() -> Config {
         Config {
@@ -100,16 +101,22 @@ mod tests {
     #[test]
     fn the_first_free_one_until_none_is_left() {
         let mut taken = vec!["10.244.2.0/24".parse().unwrap()];
-        let [v4, v6] = choose(&config(), &taken).unwrap();
-        assert_eq!([v4.to_string(), v6.to_string()], ["10.244.0.0/23", "fd00:10:244::/64"]);
-        taken.extend([v4, v6]);
+        let both = |first: &str, second: &str| vec![first.parse().unwrap(), second.parse().unwrap()];
+        let chosen = choose(&config(), &taken).unwrap();
+        assert_eq!(chosen, both("10.244.0.0/23", "fd00:10:244::/64"));
+        taken.extend(chosen);
         assert_eq!(choose(&config(), &taken), None);
         taken.remove(0);
-        let [v4, v6] = choose(&config(), &taken).unwrap();
-        assert_eq!(
-            [v4.to_string(), v6.to_string()],
-            ["10.244.2.0/23", "fd00:10:244:1::/64"]
-        );
+        let chosen = choose(&config(), &taken);
+        assert_eq!(chosen, Some(both("10.244.2.0/23", "fd00:10:244:1::/64")));
+    }
+
+    #[test]
+    fn a_cluster_of_one_family_has_one_each() {
+        for (families, cidr) in [(Families::Ipv4, "10.244.0.0/23"), (Families::Ipv6, "fd00:10:244::/64")] {
+            let config = Config { families, ..config() };
+            assert_eq!(choose(&config, &[]), Some(vec![cidr.parse().unwrap()]));
+        }
     }
 
     #[test]

@@ -124,6 +124,7 @@ impl Node {
             database: base.join("api.redb"),
             lab_dir: base.clone(),
             advertise: "192.0.2.2:6443".parse().unwrap(),
+            families: crate::families::Families::Dual,
             token_key: b"a key for tests, long enough to be one".to_vec(),
         })
         .unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::spec::{CLUSTER_DNS, NodeSpec};
+use super::spec::NodeSpec;
 use super::{Error, Spec};
 use crate::client::{Client, Res, meta};
 
@@ -16,7 +16,7 @@ pub(super) const DEMO_NAMESPACE: &str = "demo";
 
 /// Creates what the cluster needs before anything else: definitions of the network's own kinds, and DNS.
 pub(super) async fn cluster(client: &Client, spec: &Spec, definitions: &[Value]) -> Result<(), Error> {
-    for object in definitions.iter().chain(&[dns_service(), dns_endpoints(&spec.nodes)]) {
+    for object in definitions.iter().chain(&[dns_service(spec), dns_endpoints(spec)]) {
         ensure(client, object).await?;
     }
     Ok(())
@@ -37,7 +37,7 @@ pub(super) async fn demo(client: &Client, spec: &Spec) -> Result<(), Error> {
 }
 
 /// Names answered under the address that every pod's resolv.conf has, by the node's own process where it can.
-fn dns_service() -> Value {
+fn dns_service(spec: &Spec) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
@@ -45,7 +45,7 @@ fn dns_service() -> Value {
             "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"},
         },
         "spec": {
-            "clusterIP": CLUSTER_DNS, "trafficDistribution": "PreferSameNode",
+            "clusterIP": spec.cluster_dns(), "trafficDistribution": "PreferSameNode",
             "ports": [
                 {"name": "dns", "protocol": "UDP", "port": 53},
                 {"name": "dns-tcp", "protocol": "TCP", "port": 53},
@@ -54,16 +54,18 @@ fn dns_service() -> Value {
     })
 }
 
-fn dns_endpoints(nodes: &[NodeSpec]) -> Value {
+fn dns_endpoints(spec: &Spec) -> Value {
     let endpoint = |node: &NodeSpec| {
         json!({
-            "addresses": [node.ipv4], "nodeName": node.name,
+            // Of the Service's family, the primary one.
+            "addresses": node.ips().first().into_iter().collect::<Vec<_>>(), "nodeName": node.name,
             "conditions": {"ready": true, "serving": true, "terminating": false},
             "hints": {"forNodes": [{"name": node.name}]},
         })
     };
     json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "addressType": spec.families.primary("IPv4", "IPv6"),
         "metadata": {
             "name": "kube-dns-weft", "namespace": "kube-system",
             "labels": {
@@ -72,7 +74,7 @@ fn dns_endpoints(nodes: &[NodeSpec]) -> Value {
             },
         },
         "ports": [{"name": "dns", "protocol": "UDP", "port": 53}, {"name": "dns-tcp", "protocol": "TCP", "port": 53}],
-        "endpoints": nodes.iter().map(endpoint).collect::<Vec<_>>(),
+        "endpoints": spec.nodes.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Proves by traffic that a lab's network works: real processes in the demo's pods ask real servers.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use crate::client::{Client, ListOptions, Res};
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Check {
     /// What should work.
-    pub what: &'static str,
+    pub what: String,
     /// What was asked of whom, and answered; or what went wrong.
     pub detail: String,
     /// Whether it worked.
@@ -49,7 +50,8 @@ pub async fn check(lab: &Lab) -> Result<Vec<Check>, Error> {
     let near = find("web server on the client's node", &web(true))?;
     let client_ip = from["status"]["podIP"].as_str().unwrap_or_default();
     let checks = Checks { lab, client_ip };
-    let by_address = service_ip(&client, "web").await?;
+    let by_address = service_ip(&client, DEMO_NAMESPACE, "web").await?;
+    let api = service_ip(&client, "default", "kubernetes").await?;
 
     let mut done = vec![
         checks
@@ -65,7 +67,7 @@ pub async fn check(lab: &Lab) -> Result<Vec<Check>, Error> {
         checks
             .http(
                 "pod to Service by address",
-                &format!("http://{by_address}/"),
+                &format!("http://{}/", in_url(&by_address)),
                 &Expect::Any,
             )
             .await,
@@ -73,14 +75,14 @@ pub async fn check(lab: &Lab) -> Result<Vec<Check>, Error> {
         checks
             .run(
                 "pod to Service, UDP",
-                &["udp", &format!("{by_address}:9000")],
+                &["udp", &format!("{}:9000", in_url(&by_address))],
                 "pod=web-",
             )
             .await,
-        checks.run("the API at 10.96.0.1", &["api"], "gitVersion").await,
+        checks.run(&format!("the API at {api}"), &["api"], "gitVersion").await,
         checks
             .run(
-                "DNS at 10.96.0.10",
+                &format!("DNS at {}", spec.cluster_dns()),
                 &["name", "web.demo.svc.cluster.local"],
                 &by_address,
             )
@@ -105,12 +107,21 @@ pub async fn check(lab: &Lab) -> Result<Vec<Check>, Error> {
 }
 
 fn url(pod: &Value) -> String {
-    format!("http://{}:8080/", pod["status"]["podIP"].as_str().unwrap_or_default())
+    let ip = pod["status"]["podIP"].as_str().unwrap_or_default();
+    format!("http://{}:8080/", in_url(ip))
 }
 
-async fn service_ip(client: &Client, name: &str) -> Result<String, Error> {
-    let service = client.get(&Res::new("", "v1", "services"), DEMO_NAMESPACE, name).await;
-    let service = service.map_err(Error::api(format!("cannot read Service {name} of the demo")))?;
+/// An address as a URL has it, an IPv6 one in brackets.
+fn in_url(ip: &str) -> String {
+    match ip.contains(':') {
+        true => format!("[{ip}]"),
+        false => ip.to_owned(),
+    }
+}
+
+async fn service_ip(client: &Client, namespace: &str, name: &str) -> Result<String, Error> {
+    let service = client.get(&Res::new("", "v1", "services"), namespace, name).await;
+    let service = service.map_err(Error::api(format!("cannot read Service {namespace}/{name}")))?;
     Ok(service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -130,14 +141,17 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
-    async fn http(&self, what: &'static str, url: &str, expect: &Expect<'_>) -> Check {
+    async fn http(&self, what: &str, url: &str, expect: &Expect<'_>) -> Check {
         let mut check = self.run(what, &["http", url], "").await;
         if !check.ok {
             return check;
         }
         let answer: Value = serde_json::from_str(&check.detail).unwrap_or_default();
         let field = |name: &str| answer[name].as_str().unwrap_or_default();
-        let seen = field("client").rsplit_once(':').map_or("", |(ip, _)| ip);
+        let seen = field("client")
+            .parse()
+            .map(|client: SocketAddr| client.ip().to_string());
+        let seen = seen.as_deref().unwrap_or_default();
         let (pod, source) = match expect {
             Expect::Pod(pod) => (pod["metadata"]["name"].as_str(), self.client_ip),
             Expect::Any => (None, self.client_ip),
@@ -158,7 +172,7 @@ impl Checks<'_> {
         check
     }
 
-    async fn run(&self, what: &'static str, ask: &[&str], contains: &str) -> Check {
+    async fn run(&self, what: &str, ask: &[&str], contains: &str) -> Check {
         let command = [&["weft", "lab", "ask", "--time"], ask].concat();
         let result = exec::exec(self.lab, (DEMO_NAMESPACE, "client"), "client", &command).await;
         let took = result
@@ -172,7 +186,7 @@ impl Checks<'_> {
             Err(error) => (false, error.to_string()),
         };
         Check {
-            what,
+            what: what.to_owned(),
             ok,
             detail: detail.trim().to_owned(),
             took: Duration::from_micros(took.unwrap_or_default()),

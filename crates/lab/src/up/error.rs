@@ -26,6 +26,16 @@ pub enum Error {
         /// What would work.
         most: usize,
     },
+    /// A number of segments that the lab has no subnets or no nodes for.
+    #[error("{nodes} nodes can be spread over 1 to {most} segments, not {asked}")]
+    Segments {
+        /// What was asked for.
+        asked: usize,
+        /// How many nodes there are to be.
+        nodes: usize,
+        /// What would work.
+        most: usize,
+    },
     /// No cgroup v2 tree is mounted.
     #[error(
         "no cgroup v2 tree is mounted; mount one with: mkdir -p /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup"

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,22 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
-use super::spec::{MOST_NODES, NodeSpec};
+use super::spec::{MOST_NODES, MOST_SEGMENTS};
 use super::{Error, Lab, Spec, bootstrap, cgroup, exec, netns};
 use crate::client::{Client, Event, ListOptions, Res};
+use crate::families::Families;
 
 /// What kind of lab is wanted.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How many nodes; three where nothing is said.
     pub nodes: Option<usize>,
+    /// The families of nodes, pods and Services.
+    pub families: Families,
+    /// How many segments the nodes are spread over.
+    pub segments: usize,
+    /// What every agent is told besides what it needs.
+    pub agent_args: Vec<String>,
     /// Whether to deploy the demo.
     pub demo: bool,
     /// CustomResourceDefinitions of the network, to be there before its agents.
@@ -59,12 +66,20 @@ pub async fn up(lab: &Lab, options: &Options) -> Result<Up, Error> {
             most: MOST_NODES,
         });
     }
+    let most = MOST_SEGMENTS.min(count);
+    if !(1..=most).contains(&options.segments) {
+        return Err(Error::Segments {
+            asked: options.segments,
+            nodes: count,
+            most,
+        });
+    }
     let _lock = lock(lab)?;
     let (spec, supervisor) = match running(lab)? {
         Some(spec) => (spec, None),
         None => {
             destroy(lab)?;
-            let spec = create(lab, count, &options.weft)?;
+            let spec = create(lab, count, options)?;
             let supervisor = spawn_supervisor(lab, &spec)?;
             (spec, Some(supervisor))
         }
@@ -153,7 +168,7 @@ fn lock(lab: &Lab) -> Result<Flock<File>, Error> {
     })
 }
 
-fn create(lab: &Lab, count: usize, weft: &Path) -> Result<Spec, Error> {
+fn create(lab: &Lab, count: usize, options: &Options) -> Result<Spec, Error> {
     let dir = lab.dir();
     fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
     mount(
@@ -169,15 +184,16 @@ fn create(lab: &Lab, count: usize, weft: &Path) -> Result<Spec, Error> {
     for part in ["log", "nodes"] {
         fs::create_dir(dir.join(part)).map_err(Error::io("create", dir.join(part)))?;
     }
-    let nodes = (1..=count)
-        .filter_map(|number| u8::try_from(number).ok())
-        .map(NodeSpec::nth)
-        .collect();
-    let spec = Spec {
-        weft: weft.to_owned(),
+    let mut spec = Spec {
+        weft: options.weft.clone(),
         api_port: free_port()?,
-        nodes,
+        families: options.families,
+        segments: u8::try_from(options.segments).unwrap_or(1),
+        agent_args: options.agent_args.clone(),
+        nodes: vec![],
     };
+    let numbers = (1..=count).filter_map(|number| u8::try_from(number).ok());
+    spec.nodes = numbers.map(|number| spec.nth(number)).collect();
     lab.save(&spec)?;
     cgroup::create(&cgroup::of_control(lab, "supervisor")?)?;
     crate::api::pki::ensure(&dir, lab.name(), spec.api_port).map_err(|error| Error::Pki(error.to_string()))?;

@@ -75,7 +75,7 @@ impl NodeFiles<'_> {
     }
 
     fn write_etc(&self) -> Result<(), Error> {
-        let NodeSpec { name, ipv4, ipv6 } = self.node;
+        let NodeSpec { name, addresses, .. } = self.node;
         let upstream = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         // A resolver on the machine's own loopback cannot be reached from a node.
         let reachable = |line: &&str| match line.strip_prefix("nameserver ").map(|ip| ip.trim().parse::<IpAddr>()) {
@@ -89,10 +89,11 @@ impl NodeFiles<'_> {
             .collect();
         write("/etc/resolv.conf", &resolv)?;
         write("/etc/hostname", &format!("{name}\n"))?;
-        write(
-            "/etc/hosts",
-            &format!("127.0.0.1 localhost\n::1 localhost\n{ipv4} {name}\n{ipv6} {name}\n"),
-        )?;
+        let own: String = addresses
+            .iter()
+            .map(|address| format!("{} {name}\n", address.addr()))
+            .collect();
+        write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{own}"))?;
         write(KUBECONFIG_IN_NODE, self.kubeconfig)?;
         make_dirs([Path::new("/etc/cni/net.d"), Path::new("/opt/cni/bin")])?;
         let plugin = "/opt/cni/bin/weft-cni";

@@ -1,5 +1,6 @@
-//! The segment of a lab: a bridge in a namespace of its own, which every node's uplink is plugged into.
-//! It stands for the switch that real nodes share; no link of a lab is ever in the machine's own namespace.
+//! The segments of a lab: a bridge each, in one namespace of their own, which every node's uplink is plugged into.
+//! A bridge stands for the switch that real nodes share, the namespace for the router between several of them; no link
+//! of a lab is ever in the machine's own namespace.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -10,34 +11,41 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::spec::{NodeSpec, gateway};
-use super::{Error, netns};
+use super::spec::NodeSpec;
+use super::{Error, Spec, netns};
 
-const BRIDGE: &str = "br0";
 const UPLINK: &str = "eth0";
 
-/// Makes the bridge with the control plane's addresses.
-pub(super) fn create(segment: &File) -> Result<(), Error> {
-    netns::inside(segment, || {
+/// The bridge of a segment.
+fn bridge(segment: u8) -> String {
+    format!("br{segment}")
+}
+
+/// Makes each segment's bridge with its gateway's addresses.
+pub(super) fn create(segments: &File, spec: &Spec) -> Result<(), Error> {
+    netns::inside(segments, || {
+        set(&AT_ONCE)?;
+        set(&ROUTER_SYSCTLS)?;
         with_netlink(async |net| {
-            net.create(LinkBridge::new(BRIDGE).up().build()).await?;
-            let bridge = net.index(BRIDGE).await?;
             net.up("lo").await?;
-            for (address, prefix) in gateway() {
-                net.address(bridge, address, prefix).await?;
+            for segment in 0..spec.segments {
+                net.create(LinkBridge::new(&bridge(segment)).up().build()).await?;
+                let bridge = net.index(&bridge(segment)).await?;
+                for gateway in spec.gateways(segment) {
+                    net.address(bridge, gateway).await?;
+                }
             }
             Ok(())
-        })?;
-        set(&ROUTER_SYSCTLS)
+        })
     })
 }
 
-/// Plugs a node in: a veth pair between the bridge and the node's `eth0`, its addresses, its default routes.
-pub(super) fn plug(segment: &File, node: &File, spec: &NodeSpec) -> Result<(), Error> {
+/// Plugs a node in: a veth pair between its segment's bridge and the node's `eth0`, its addresses, its default routes.
+pub(super) fn plug(segments: &File, node: &File, lab: &Spec, spec: &NodeSpec) -> Result<(), Error> {
     let far = format!("{}-up", spec.name);
-    netns::inside(segment, || {
+    netns::inside(segments, || {
         with_netlink(async |net| {
-            let bridge = net.index(BRIDGE).await?;
+            let bridge = net.index(&bridge(spec.segment)).await?;
             net.create(LinkVeth::new(&spec.name, &far).controller(bridge).up().build())
                 .await?;
             let far = net.index(&far).await?;
@@ -49,30 +57,27 @@ pub(super) fn plug(segment: &File, node: &File, spec: &NodeSpec) -> Result<(), E
         })
     })?;
     netns::inside(node, || {
-        set(&NODE_SYSCTLS)?;
+        set(&AT_ONCE)?;
+        set(&[("ipv6/conf/eth0/accept_dad", "0")])?;
         with_netlink(async |net| {
             net.up("lo").await?;
             let uplink = net.index(UPLINK).await?;
             net.up(UPLINK).await?;
-            for (address, prefix) in spec.addresses() {
-                net.address(uplink, address, prefix).await?;
+            for address in &spec.addresses {
+                net.address(uplink, *address).await?;
             }
-            for (address, _) in gateway() {
-                net.default_route(address).await?;
+            for gateway in lab.gateways(spec.segment) {
+                net.default_route(gateway.addr()).await?;
             }
             Ok(())
         })
     })
 }
 
-/// What a node's own configuration sets before any network plugin comes: addresses usable at once.
-const NODE_SYSCTLS: [(&str, &str); 3] = [
-    ("ipv6/conf/all/accept_dad", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
-    ("ipv6/conf/eth0/accept_dad", "0"),
-];
+/// IPv6 addresses are usable as soon as they are there, without a search for their duplicates.
+const AT_ONCE: [(&str, &str); 2] = [("ipv6/conf/all/accept_dad", "0"), ("ipv6/conf/default/accept_dad", "0")];
 
-/// The nodes' gateway leads nowhere, but says so at once and each time, as a router does: who asks for the outside
+/// The nodes' gateway knows no pods, and leads nowhere beyond the segments, but says so at once and each time, as a router does: who asks for the outside
 /// (a resolver, say) is told that it is unreachable instead of waiting.
 const ROUTER_SYSCTLS: [(&str, &str); 4] = [
     ("ipv4/ip_forward", "1"),
@@ -102,7 +107,7 @@ impl Net {
             .add(link)
             .execute()
             .await
-            .map_err(Error::netlink("create a link of the lab's segment"))
+            .map_err(Error::netlink("create a link of the lab's segments"))
     }
 
     async fn change(&self, link: LinkMessage, what: &str) -> Result<(), Error> {
@@ -133,9 +138,10 @@ impl Net {
         self.change(link, &format!("bring up {name}")).await
     }
 
-    async fn address(&self, link: u32, address: IpAddr, prefix: u8) -> Result<(), Error> {
-        let added = self.handle.address().add(link, address, prefix).execute().await;
-        added.map_err(Error::netlink(format!("add address {address}/{prefix}")))
+    async fn address(&self, link: u32, address: IpNet) -> Result<(), Error> {
+        let (ip, prefix) = (address.addr(), address.prefix_len());
+        let added = self.handle.address().add(link, ip, prefix).execute().await;
+        added.map_err(Error::netlink(format!("add address {address}")))
     }
 
     async fn default_route(&self, gateway: IpAddr) -> Result<(), Error> {

@@ -1,23 +1,26 @@
-//! What a lab is made of: its name, where its files are, its nodes and their addresses.
+//! What a lab is made of: its name, where its files are, its segments and nodes and their addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use crate::families::Families;
 
 /// The name of a lab that is not named.
 pub const DEFAULT_NAME: &str = "lab";
 /// So many nodes have addresses of their own on the segment and a pod CIDR each.
 pub const MOST_NODES: usize = 100;
+/// So many segments have subnets of their own.
+pub const MOST_SEGMENTS: usize = 8;
+/// The API server's port on the nodes' segment, as every cluster has it.
+pub const API_PORT: u16 = 6443;
 /// Where a node finds its lab's directory.
 pub const LAB_DIR_IN_NODE: &str = "/run/weft-lab";
 /// Where a node's daemons find how to reach the API server.
 pub const KUBECONFIG_IN_NODE: &str = "/etc/weft/kubeconfig";
-/// The address of the cluster's DNS Service, as users know it.
-pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-
 /// One lab, by name. Holds no resources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lab {
@@ -127,8 +130,45 @@ pub struct Spec {
     pub weft: PathBuf,
     /// TCP port of the API server on 127.0.0.1.
     pub api_port: u16,
+    /// The families of nodes, pods and Services.
+    pub families: Families,
+    /// How many segments the nodes are spread over.
+    pub segments: u8,
+    /// What every agent is told besides what it needs.
+    pub agent_args: Vec<String>,
     /// The nodes.
     pub nodes: Vec<NodeSpec>,
+}
+
+impl Spec {
+    /// The address at which nodes and pods reach the API server: the gateway of the first segment.
+    pub fn control_plane(&self) -> IpAddr {
+        let [v4, v6] = addresses(0, 0, GATEWAY);
+        self.families.primary(v4, v6).addr()
+    }
+
+    /// The address of the cluster's DNS Service, as pods know it.
+    pub fn cluster_dns(&self) -> IpAddr {
+        let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10);
+        self.families.primary(Ipv4Addr::new(10, 96, 0, 10).into(), v6.into())
+    }
+
+    /// The addresses of a segment's router, through which its nodes reach everything else.
+    pub(super) fn gateways(&self, segment: u8) -> Vec<IpNet> {
+        let [v4, v6] = addresses(segment, 0, GATEWAY);
+        self.families.pick(v4, v6)
+    }
+
+    /// The nth node, counted from 1; neighbours in number are on different segments.
+    pub(super) fn nth(&self, number: u8) -> NodeSpec {
+        let segment = number.saturating_sub(1) % self.segments.max(1);
+        let [v4, v6] = addresses(segment, 0, FIRST_NODE + number);
+        NodeSpec {
+            name: format!("node-{number}"),
+            segment,
+            addresses: self.families.pick(v4, v6),
+        }
+    }
 }
 
 /// One node.
@@ -136,34 +176,29 @@ pub struct Spec {
 pub struct NodeSpec {
     /// `node-1` and so on.
     pub name: String,
-    /// Address on the segment.
-    pub ipv4: Ipv4Addr,
-    /// Address on the segment.
-    pub ipv6: Ipv6Addr,
+    /// The segment it is on, counted from 0.
+    pub segment: u8,
+    /// Its addresses there with the segment's prefix lengths, one of each family, the primary one first.
+    pub addresses: Vec<IpNet>,
 }
 
 impl NodeSpec {
-    /// The nth node, counted from 1.
-    pub(super) fn nth(number: u8) -> Self {
-        Self {
-            name: format!("node-{number}"),
-            ipv4: Ipv4Addr::new(10, 89, 0, 10 + number),
-            ipv6: Ipv6Addr::new(0xfd89, 0, 0, 0, 0, 0, 0, 10 + u16::from(number)),
-        }
-    }
-
-    /// Both addresses with the segment's prefix lengths.
-    pub(super) fn addresses(&self) -> [(IpAddr, u8); 2] {
-        [(self.ipv4.into(), 16), (self.ipv6.into(), 64)]
+    /// Its addresses, the primary one first.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.addresses.iter().map(IpNet::addr).collect()
     }
 }
 
-/// The control plane's (and default gateway's) addresses on the segment.
-pub fn gateway() -> [(IpAddr, u8); 2] {
-    [
-        (Ipv4Addr::new(10, 89, 0, 1).into(), 16),
-        (Ipv6Addr::new(0xfd89, 0, 0, 0, 0, 0, 0, 1).into(), 64),
-    ]
+/// The last part of a gateway's addresses.
+const GATEWAY: u8 = 1;
+/// Nodes are counted from here.
+const FIRST_NODE: u8 = 10;
+
+/// Addresses on a segment, with its prefix lengths: 10.89.0.0/16 and fd89::/64 on the first one.
+fn addresses(segment: u8, middle: u8, last: u8) -> [IpNet; 2] {
+    let v4 = Ipv4Addr::new(10, 89 + segment, middle, last);
+    let v6 = Ipv6Addr::new(0xfd89, 0, 0, segment.into(), 0, 0, middle.into(), last.into());
+    [IpNet::new_assert(v4.into(), 16), IpNet::new_assert(v6.into(), 64)]
 }
 
 #[cfg(test)]
@@ -180,10 +215,42 @@ mod tests {
         }
     }
 
+    fn spec(families: Families, segments: u8) -> Spec {
+        Spec {
+            weft: "weft".into(),
+            api_port: 1,
+            families,
+            segments,
+            agent_args: vec![],
+            nodes: vec![],
+        }
+    }
+
     #[test]
     fn nodes_have_addresses_of_their_own() {
-        let last = NodeSpec::nth(MOST_NODES as u8);
-        assert_eq!(last.ipv4, Ipv4Addr::new(10, 89, 0, 110));
-        assert_ne!(NodeSpec::nth(1).ipv6, last.ipv6);
+        let spec = spec(Families::Dual, 1);
+        let last = spec.nth(MOST_NODES as u8);
+        let expected: [IpNet; 2] = ["10.89.0.110/16".parse().unwrap(), "fd89::6e/64".parse().unwrap()];
+        assert_eq!(last.addresses, expected);
+        assert_ne!(spec.nth(1).addresses, last.addresses);
+    }
+
+    #[test]
+    fn a_node_shares_a_subnet_with_its_gateway_and_with_no_other_segment() {
+        for families in [Families::Dual, Families::Ipv4, Families::Ipv6] {
+            let spec = spec(families, MOST_SEGMENTS as u8);
+            for number in 1..=MOST_SEGMENTS as u8 {
+                let node = spec.nth(number);
+                for segment in 0..spec.segments {
+                    let shared = node.addresses.iter().zip(spec.gateways(segment));
+                    let same = segment == node.segment;
+                    assert!(
+                        shared
+                            .into_iter()
+                            .all(|(own, gateway)| own.contains(&gateway.addr()) == same)
+                    );
+                }
+            }
+        }
     }
 }

@@ -2,12 +2,13 @@
 //! again what dies. It ends with the lab's cgroup.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::daemon::{Daemon, Namespaces};
 use super::mounts::NodeFiles;
-use super::spec::{KUBECONFIG_IN_NODE, LAB_DIR_IN_NODE, NodeSpec, gateway};
+use super::spec::{API_PORT, KUBECONFIG_IN_NODE, LAB_DIR_IN_NODE, NodeSpec};
 use super::{Error, Lab, Spec, cgroup, netns, router, segment};
 use crate::api::pki;
 
@@ -32,16 +33,19 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     fn start(&self) -> Result<(), Error> {
         let segment = netns::create(&self.lab.segment_netns())?;
-        segment::create(&segment)?;
+        segment::create(&segment, self.spec)?;
         let api = ["lab", "api", "--name", self.lab.name()].map(str::to_owned).to_vec();
         self.daemon("api", None, None, api)?;
-        let of_router = segment.try_clone();
-        router::start(
-            self.lab,
-            of_router.map_err(Error::io("share", self.lab.segment_netns()))?,
-        )?;
-        let [(gateway, _), _] = gateway();
-        let kubeconfig = pki::kubeconfig(&self.lab.dir(), &format!("https://{gateway}:6443"), self.lab.name())
+        // Between several segments only an overlay joins pods, and the router knows none of them.
+        if self.spec.segments == 1 {
+            let of_router = segment.try_clone();
+            router::start(
+                self.lab,
+                of_router.map_err(Error::io("share", self.lab.segment_netns()))?,
+            )?;
+        }
+        let server = SocketAddr::new(self.spec.control_plane(), API_PORT);
+        let kubeconfig = pki::kubeconfig(&self.lab.dir(), &format!("https://{server}"), self.lab.name())
             .map_err(|error| Error::Pki(error.to_string()))?;
         std::thread::scope(|scope| {
             let nodes = self.spec.nodes.iter().map(|node| {
@@ -63,7 +67,7 @@ impl Supervisor<'_> {
         cgroup::create(&cgroup::of_node(self.lab, name)?)?;
         fs::create_dir_all(self.lab.node_dir(name)).map_err(Error::io("create", self.lab.node_dir(name)))?;
         let net = netns::create(&self.lab.node_netns(name))?;
-        segment::plug(segment, &net, node)?;
+        segment::plug(segment, &net, self.spec, node)?;
         let cni = self.spec.weft.with_file_name("weft-cni");
         let files = NodeFiles {
             lab: self.lab,
@@ -74,13 +78,16 @@ impl Supervisor<'_> {
         let namespaces = Arc::new(files.create(net)?);
 
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let own = format!("--node-name {name} --kubeconfig {KUBECONFIG_IN_NODE}");
         let kubelet = format!("lab kubelet --lab-dir {LAB_DIR_IN_NODE} --node {name}");
-        let agent = format!("agent --node-name {name} --kubeconfig {KUBECONFIG_IN_NODE}");
-        let (v4, v6) = (node.ipv4, node.ipv6);
-        let dns =
-            format!("dns --node-name {name} --kubeconfig {KUBECONFIG_IN_NODE} --listen {v4}:53 --listen [{v6}]:53");
+        let agent = [words(&format!("agent {own}")), self.spec.agent_args.clone()].concat();
+        let listen = node
+            .ips()
+            .into_iter()
+            .map(|ip| format!(" --listen {}", SocketAddr::new(ip, 53)));
+        let dns = format!("dns {own}{}", listen.collect::<String>());
         self.daemon("kubelet", Some(name), Some(&namespaces), words(&kubelet))?;
-        self.daemon("agent", Some(name), Some(&namespaces), words(&agent))?;
+        self.daemon("agent", Some(name), Some(&namespaces), agent)?;
         self.daemon("dns", Some(name), Some(&namespaces), words(&dns))
     }
 

@@ -1,6 +1,6 @@
 //! `weft lab api`: the API server with its controllers, as one process.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use weft_lab::api::serve::{bind, bind_in};
@@ -9,15 +9,11 @@ use weft_lab::client::Client;
 use weft_lab::controllers;
 use weft_lab::up::{Lab, spec};
 
-/// The API server's port on the nodes' segment, as every cluster has it.
-const PORT: u16 = 6443;
-
 /// Serves until killed: on the segment for nodes and pods, on 127.0.0.1 for users, on a unix socket for the lab.
 pub(super) fn run(lab: &Lab) -> anyhow::Result<()> {
     let dir = lab.dir();
     let spec = lab.load()?;
-    let [(gateway, _), _]: [(IpAddr, u8); 2] = spec::gateway();
-    let advertise = SocketAddr::new(gateway, PORT);
+    let advertise = SocketAddr::new(spec.control_plane(), spec::API_PORT);
     let segment = bind_in(&Path::new("/run/netns").join(lab.segment_netns()), advertise)?;
     let local = bind((Ipv4Addr::LOCALHOST, spec.api_port).into())?;
     let tls = pki::tls(&dir)?;
@@ -25,12 +21,14 @@ pub(super) fn run(lab: &Lab) -> anyhow::Result<()> {
         database: dir.join("api.redb"),
         lab_dir: dir.clone(),
         advertise,
+        families: spec.families,
         token_key: pki::token_key(&dir)?,
     };
 
     crate::daemon_runtime()?.block_on(async {
         let server = ApiServer::open(config)?;
         let controllers = controllers::Config {
+            families: spec.families,
             ca_pem: pki::authority(&dir)?,
             ..controllers::Config::default()
         };

@@ -100,7 +100,8 @@ pub(super) fn kubelet(args: Kubelet) -> anyhow::Result<()> {
     let node = spec.nodes.iter().find(|node| node.name == args.node);
     let node = node.with_context(|| format!("{} knows no node {}", path.display(), args.node))?;
     let mut config = kubelet::Config::new(args.lab_dir, args.node);
-    config.addresses = vec![node.ipv4.into(), node.ipv6.into()];
+    config.addresses = node.ips();
+    config.cluster_dns = vec![spec.cluster_dns()];
     config.zone = args.zone;
     config.keeper = Some(spec.weft.clone());
     config.weft_binary = spec.weft;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::api::status::FieldError;
+use crate::families::Families as Cluster;
 
 /// The families and policy of a service, and the addresses it asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ fn given<'a>(spec: &'a Value, errors: &mut Vec<FieldError>) -> Vec<&'a str> {
     }
 }
 
-/// Resolves what a service says about its families.
-pub(super) fn resolve(spec: &Value) -> Result<Families, Vec<FieldError>> {
+/// Resolves what a service says about its families, in a cluster with these.
+pub(super) fn resolve(spec: &Value, cluster: Cluster) -> Result<Families, Vec<FieldError>> {
     let mut errors = Vec::new();
     let given = given(spec, &mut errors);
     let headless = given.first() == Some(&"None");
@@ -70,11 +71,22 @@ pub(super) fn resolve(spec: &Value) -> Result<Families, Vec<FieldError>> {
             }
         }
     }
+    // Whoever writes endpoints by hand may write both families, whatever the cluster has.
+    let selectorless_headless = headless && selectorless(spec);
     let asked = texts(&spec["ipFamilies"]);
     let families: Vec<&'static str> = asked
         .iter()
         .enumerate()
         .filter_map(|(i, text)| match *text {
+            family @ ("IPv4" | "IPv6") if !selectorless_headless && !cluster.pick("IPv4", "IPv6").contains(&family) => {
+                let field = format!("spec.ipFamilies[{i}]");
+                errors.push(FieldError::invalid(
+                    field,
+                    &json!(text),
+                    "not configured on this cluster",
+                ));
+                None
+            }
             "IPv4" => Some("IPv4"),
             "IPv6" => Some("IPv6"),
             _ => {
@@ -86,6 +98,11 @@ pub(super) fn resolve(spec: &Value) -> Result<Families, Vec<FieldError>> {
         .collect();
     let policy = policy(spec, headless, families.len().max(addresses.len()), &mut errors);
     check(&families, &addresses, policy, &mut errors);
+    let dual = cluster == Cluster::Dual || selectorless_headless;
+    if policy == "RequireDualStack" && !dual {
+        let detail = "this cluster is not configured for dual-stack services";
+        errors.push(FieldError::invalid("spec.ipFamilyPolicy", &json!(policy), detail));
+    }
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -93,23 +110,26 @@ pub(super) fn resolve(spec: &Value) -> Result<Families, Vec<FieldError>> {
         .first()
         .copied()
         .or(addresses.first().map(family))
-        .unwrap_or("IPv4");
+        .unwrap_or(cluster.primary("IPv4", "IPv6"));
     let mut result = Families {
         policy,
         families: vec![primary],
         addresses,
         headless,
     };
-    if policy != "SingleStack" {
+    if policy != "SingleStack" && dual {
         result.families.push(other(primary));
     }
     Ok(result)
 }
 
+fn selectorless(spec: &Value) -> bool {
+    spec["selector"].as_object().is_none_or(|selector| selector.is_empty())
+}
+
 fn policy(spec: &Value, headless: bool, several: usize, errors: &mut Vec<FieldError>) -> &'static str {
-    let selectorless = spec["selector"].as_object().is_none_or(|selector| selector.is_empty());
     match spec["ipFamilyPolicy"].as_str() {
-        None if several > 1 || (headless && selectorless && several == 0) => "RequireDualStack",
+        None if several > 1 || (headless && selectorless(spec) && several == 0) => "RequireDualStack",
         None => "SingleStack",
         Some("SingleStack") => "SingleStack",
         Some("PreferDualStack") => "PreferDualStack",

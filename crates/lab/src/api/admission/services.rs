@@ -12,6 +12,7 @@ use super::ports;
 use crate::api::kinds::Resource;
 use crate::api::status::{FieldError, Status};
 use crate::api::store::View;
+use crate::families::Families as Cluster;
 
 const V4: [u8; 4] = [10, 96, 0, 0];
 const V6: [u16; 8] = [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0];
@@ -24,11 +25,13 @@ const RESERVED: [(u32, &str, &str); 2] = [(1, "default", "kubernetes"), (10, "ku
 /// Gives addresses and ports to services.
 #[derive(Debug, Default)]
 pub(super) struct Services {
+    families: Cluster,
     pools: Mutex<Option<Pools>>,
 }
 
 #[derive(Debug)]
 struct Pools {
+    families: Cluster,
     v4: Pool<IpAddr>,
     v6: Pool<IpAddr>,
     ports: Pool<u16>,
@@ -60,6 +63,14 @@ fn is_special(address: IpAddr) -> bool {
 }
 
 impl Services {
+    /// For a cluster with these families.
+    pub(super) fn new(families: Cluster) -> Self {
+        Self {
+            families,
+            pools: Mutex::default(),
+        }
+    }
+
     /// Completes a service, or says what it cannot have.
     pub(super) fn complete(
         &self,
@@ -72,7 +83,7 @@ impl Services {
             return Ok(());
         }
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let pools = pools.get_or_insert_with(|| Pools::load(view));
+        let pools = pools.get_or_insert_with(|| Pools::load(view, self.families));
         let text = |field: &str| new["metadata"][field].as_str().unwrap_or_default().to_owned();
         let owner = (text("namespace"), text("name"));
         if let Some(old) = old {
@@ -180,8 +191,9 @@ fn addresses(spec: &Value) -> impl Iterator<Item = IpAddr> {
 
 impl Pools {
     /// Reads once what the stored services have.
-    fn load(view: &View<'_>) -> Self {
+    fn load(view: &View<'_>, families: Cluster) -> Self {
         let mut pools = Self {
+            families,
             v4: Pool::new(SIZE, 256, v4),
             v6: Pool::new(SIZE, 256, v6),
             ports: ports::pool(),
@@ -219,7 +231,7 @@ impl Pools {
             }
             return Ok(());
         }
-        let resolved = families::resolve(spec)?;
+        let resolved = families::resolve(spec, self.families)?;
         let given: Vec<String> = if resolved.headless {
             vec!["None".to_owned()]
         } else {

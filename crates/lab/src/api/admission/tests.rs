@@ -157,6 +157,35 @@ fn families() {
 }
 
 #[test]
+fn a_cluster_of_one_family_gives_that() {
+    let mut world = World {
+        admission: Admission::new(crate::families::Families::Ipv6),
+        ..World::default()
+    };
+    let mut get = |name: &str, spec: Value| world.service(name, spec).map(|service| service["spec"].clone());
+    for (name, spec) in [
+        ("any", json!({})),
+        ("prefers", json!({"ipFamilyPolicy": "PreferDualStack"})),
+    ] {
+        let spec = get(name, spec).unwrap();
+        assert_eq!(spec["ipFamilies"], json!(["IPv6"]), "{name}");
+        assert!(spec["clusterIP"].as_str().unwrap().starts_with("fd00:10:96::"));
+    }
+    let error = get("x", json!({"ipFamilies": ["IPv4"]})).unwrap_err();
+    assert!(
+        error.contains("spec.ipFamilies[0]: Invalid value: \"IPv4\": not configured on this cluster"),
+        "{error}"
+    );
+    let error = get("x", json!({"ipFamilyPolicy": "RequireDualStack"})).unwrap_err();
+    assert!(
+        error.contains("this cluster is not configured for dual-stack services"),
+        "{error}"
+    );
+    let free = get("free", json!({"clusterIP": "None", "selector": null})).unwrap();
+    assert_eq!(free["ipFamilies"], json!(["IPv6", "IPv4"]));
+}
+
+#[test]
 fn an_update_keeps_what_it_does_not_mention() {
     let mut world = World::default();
     let first = world.service("web", json!({"type": "NodePort"})).unwrap();

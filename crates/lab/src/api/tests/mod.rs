@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::{ApiServer, Config};
 use crate::client::{Handler, full};
+use crate::families::Families;
 
 /// A server with nothing in it but what every cluster has.
 struct Fixture {
@@ -31,6 +32,7 @@ impl Fixture {
             database: dir.path().join("api.redb"),
             lab_dir: dir.path().to_owned(),
             advertise: SocketAddr::from((Ipv4Addr::new(10, 89, 0, 1), 6443)),
+            families: Families::Dual,
             token_key: b"not much of a secret".to_vec(),
         };
         let server = ApiServer::open(config).unwrap();

@@ -11,6 +11,7 @@ use crate::api::{ApiServer, Config};
 use crate::client::{Client, Handler, ListOptions, Patch, Res};
 use crate::controllers::object::list;
 use crate::controllers::{self, kinds};
+use crate::families::Families;
 
 pub(super) struct Cluster {
     pub(super) client: Client,
@@ -49,6 +50,7 @@ impl Cluster {
             database: dir.path().join("api.redb"),
             lab_dir: dir.path().to_owned(),
             advertise: SocketAddr::from((Ipv4Addr::new(10, 89, 0, 1), 6443)),
+            families: Families::Dual,
             token_key: b"not much of a secret".to_vec(),
         };
         let server = ApiServer::open(config).unwrap();
