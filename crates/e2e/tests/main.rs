@@ -5,6 +5,7 @@
 mod api;
 mod bad_input;
 mod families;
+mod hostports;
 mod kills;
 mod kubectl;
 mod lifecycle;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         kubectl::tests(),
         network::tests(),
         families::tests(),
+        hostports::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),

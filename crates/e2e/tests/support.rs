@@ -179,6 +179,12 @@ impl Lab {
         weft(&[&["lab", "enter", "--name", &self.name, node, "--"], command].concat())
     }
 
+    /// `weft lab ask` on a node.
+    pub(crate) fn ask_from_node(&self, node: &str, question: &[&str]) -> Said {
+        let weft = weft_path();
+        self.on_node(node, &[&[weft.to_str().unwrap(), "lab", "ask"], question].concat())
+    }
+
     /// The processes of a component of the lab.
     pub(crate) fn pids(&self, component: &str, node: Option<&str>) -> Vec<i32> {
         let part = node.map_or_else(|| "control".to_owned(), |node| format!("{node}/daemons"));

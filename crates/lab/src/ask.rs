@@ -129,16 +129,16 @@ pub async fn tcp(address: &str, patience: Duration) -> Result<String, Error> {
     within(patience, "TCP", address, exchange).await
 }
 
-/// Sends a datagram, again each second; the datagram that comes back.
-pub async fn udp(address: &str, patience: Duration) -> Result<String, Error> {
+/// Sends a datagram from this port (0: any), again each second; the datagram that comes back.
+pub async fn udp(address: &str, from_port: u16, patience: Duration) -> Result<String, Error> {
     let exchange = async {
         let to = resolve(address)
             .await?
             .into_iter()
             .next()
             .ok_or_else(|| Error::Address(address.to_owned()))?;
-        let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(from).await.map_err(io("UDP", address))?;
+        let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
+        let socket = UdpSocket::bind((any, from_port)).await.map_err(io("UDP", address))?;
         socket.connect(to).await.map_err(io("UDP", address))?;
         let mut datagram = [0; 2048];
         loop {
@@ -293,7 +293,7 @@ mod tests {
         assert!(matches!(http("http://a b/", patience).await, Err(Error::Address(_))));
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap().to_string();
-        let error = udp(&address, patience).await.unwrap_err().to_string();
+        let error = udp(&address, 0, patience).await.unwrap_err().to_string();
         assert_eq!(error, format!("UDP {address}: no answer within 0.2 s"));
         let closed = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()

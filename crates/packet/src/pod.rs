@@ -39,6 +39,11 @@ fn leave<P: Packet, M: Maps>(packet: &mut P, maps: &M) -> Result<Verdict, Reason
             if ip.destination.is_group_v4() {
                 return Err(Reason::OnLink);
             }
+            // No host sends to 127.0.0.0/8 of another (RFC 1122, 3.2.1.3). The kernel would drop it as well, but not
+            // where the link may return answers to the node's loopback, as that of a pod with host ports may.
+            if ip.destination.v4_bytes()[0] == 127 {
+                return Err(Reason::Malformed);
+            }
             route(packet, maps, &ip, header::forward_ipv4)
         }
         Kind::Ipv6 => {

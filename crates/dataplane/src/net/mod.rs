@@ -10,7 +10,9 @@
 //! Neighbours are permanent on both sides: no packet ever waits for ARP or neighbour discovery.
 
 mod batch;
+pub mod conntrack;
 mod error;
+pub mod hostport;
 pub mod masquerade;
 pub mod name;
 pub mod netns;

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use super::Mac;
 
 /// What every host side's name starts with.
-const PREFIX: &str = "weft";
+pub(super) const PREFIX: &str = "weft";
 /// Hexadecimal digits after it: as many as an interface name (15 bytes) has room for.
 const DIGITS: usize = 11;
 

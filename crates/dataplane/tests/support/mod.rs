@@ -62,3 +62,10 @@ impl Netns {
         })
     }
 }
+
+/// Runs `ip` in the namespace of the calling thread.
+#[allow(dead_code, reason = "each test binary uses some of these")]
+pub(crate) fn ip(args: &str) {
+    let status = std::process::Command::new("ip").args(args.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {args}");
+}

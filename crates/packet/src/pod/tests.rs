@@ -327,6 +327,11 @@ fn what_is_not_whole_or_not_ip_is_dropped() {
     dropped(Reason::NotIp, [tagged].into_iter().chain(others));
 }
 
+#[test]
+fn the_nodes_loopback_is_out_of_reach() {
+    dropped(Reason::Malformed, [ipv4([10, 0, 0, 7], [127, 0, 0, 1], 64)]);
+}
+
 /// What must hold for everything that passes, read from the bytes alone.
 fn harmless(packet: &HostPacket) -> Result<(), &'static str> {
     let check = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(what) };

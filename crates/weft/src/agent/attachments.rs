@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use weft_dataplane::net::PodLink;
 use weft_model::ObjectKey;
-use weft_model::cni::AttachmentId;
+use weft_model::cni::{AttachmentId, PortMapping};
 
 /// An interface of a container that is on the network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub(super) struct Attachment {
     #[serde(default)]
     pub(super) uid: Option<String>,
     pub(super) link: PodLink,
+    /// Ports of the node that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) host_ports: Vec<PortMapping>,
     /// When it was attached, in milliseconds since 1970: the order in which addresses were given.
     pub(super) created: u64,
 }

@@ -56,6 +56,7 @@ fn content(state_dir: &Path) -> Value {
         "name": "weft",
         "plugins": [{
             "type": "weft-cni",
+            "capabilities": {"portMappings": true},
             "agentSocket": socket_path(state_dir),
             "spoolDir": state_dir.join("cni-spool")
         }]

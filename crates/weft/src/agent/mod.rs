@@ -15,6 +15,7 @@ mod cluster;
 mod conflist;
 mod failures;
 mod isolation;
+mod hostports;
 mod known;
 mod leaks;
 mod node;
@@ -108,6 +109,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         args.state_dir.clone(),
     ));
     tokio::spawn(report::run(node.clone(), client, args.cni_conf_dir));
+    tokio::spawn(hostports::watch(node.clone()));
     tokio::spawn(spool::watch(node));
     tokio::select! {
         _ = terminate.recv() => {}

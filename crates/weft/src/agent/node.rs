@@ -17,6 +17,7 @@ use weft_model::ipam::Ipam;
 use super::addresses::Pools;
 use super::attachments::{Attachment, Store};
 use super::isolation::Offender;
+use super::hostports::Published;
 use super::known::{Api, NoPods, Objects};
 
 /// What pods have to wait for.
@@ -76,6 +77,7 @@ pub(super) struct Node {
     objects: Mutex<Objects>,
     attachments: Mutex<BTreeMap<AttachmentId, Attachment>>,
     progress: Mutex<Progress>,
+    pub(super) published: tokio::sync::Mutex<Published>,
     /// One at a time for each interface of each container.
     busy: Mutex<HashMap<AttachmentId, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -107,6 +109,7 @@ impl Node {
             objects: Mutex::default(),
             attachments: Mutex::default(),
             progress: Mutex::default(),
+            published: tokio::sync::Mutex::default(),
             busy: Mutex::default(),
         })
     }
@@ -201,6 +204,7 @@ impl Node {
             .into_iter()
             .map(|(id, (attachment, _))| (id, attachment))
             .collect();
+        self.take_over_ports().await;
         Ok(())
     }
 

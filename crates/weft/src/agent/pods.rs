@@ -65,7 +65,7 @@ impl Node {
         let known = self.identify(request).await?;
         link.ips = self.allocate(request, known.as_ref()).await?;
         let uid = known.map(|known| known.pod.uid);
-        match self.attach(&id, pod_of(request), uid, &link).await {
+        match self.attach(&id, request, uid, &link).await {
             Ok(()) => {
                 info!(container = id.container_id, pod = ?pod_of(request).map(|pod| pod.to_string()), ips = ?link.ips, "attached");
                 Ok(result(&link))
@@ -131,7 +131,7 @@ impl Node {
     async fn attach(
         &self,
         id: &AttachmentId,
-        pod: Option<ObjectKey>,
+        request: &Request,
         uid: Option<String>,
         link: &PodLink,
     ) -> Result<(), CniError> {
@@ -140,9 +140,10 @@ impl Node {
             .map_err(|error| failed("cannot connect the pod", &error))?;
         let attachment = Attachment {
             id: id.clone(),
-            pod,
+            pod: pod_of(request),
             uid,
             link: link.clone(),
+            host_ports: request.runtime.port_mappings.clone(),
             created: now(),
         };
         self.hook(link, index).await.map_err(|error| {
@@ -152,6 +153,7 @@ impl Node {
                 format!("{error:#}"),
             )
         })?;
+        self.publish(id, &attachment.host_ports, link).await?;
         self.store
             .save(&attachment)
             .map_err(|error| CniError::new(code::IO, "cannot record the pod's attachment", format!("{error:#}")))?;
@@ -169,6 +171,7 @@ impl Node {
 
     /// Takes back a failed ADD.
     async fn undo(&self, id: &AttachmentId, link: &PodLink) {
+        self.unpublish(id).await;
         // An interface that was there before is not ours to remove: set_up has cleaned up after itself.
         if let Err(error) = self.detach(link).await {
             warn!(
@@ -194,6 +197,7 @@ impl Node {
                 format!("{error:#}; the runtime may try again"),
             )
         };
+        self.unpublish(id).await;
         match &known {
             Some(attachment) => self.detach(&attachment.link).await.map_err(problem)?,
             None => {
@@ -257,6 +261,7 @@ impl Node {
             now.netns = netns.into();
         }
         let index = pod::check(&now).await.map_err(|error| differs(error.to_string()))?;
+        self.check_ports(&attachment.host_ports, link).await.map_err(differs)?;
         let datapath = self.datapath();
         let mut lost = link
             .ips

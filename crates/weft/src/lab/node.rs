@@ -70,7 +70,12 @@ enum Question {
     /// Send a line over TCP to host:port.
     Tcp { address: String },
     /// Send a datagram to host:port.
-    Udp { address: String },
+    Udp {
+        address: String,
+        /// Port to ask from; any where absent.
+        #[arg(long, default_value_t = 0)]
+        from_port: u16,
+    },
     /// Get a URL.
     Http { url: String },
     /// Get the version of the API server, as a program in a pod does.
@@ -136,7 +141,7 @@ pub(super) fn ask(args: Ask) -> anyhow::Result<()> {
     let answer = crate::block_on(async {
         match args.question {
             Question::Tcp { address } => ask::tcp(&address, patience).await,
-            Question::Udp { address } => ask::udp(&address, patience).await,
+            Question::Udp { address, from_port } => ask::udp(&address, from_port, patience).await,
             Question::Http { url } => ask::http(&url, patience).await,
             Question::Api => ask::api(patience).await,
             Question::Name { name } => ask::name(&name, patience).await,

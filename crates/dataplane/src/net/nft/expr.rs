@@ -48,6 +48,8 @@ pub(in crate::net) enum Expr<'a> {
     Port(u32),
     /// Goes on where the register begins with these bytes.
     Equal(&'a [u8]),
+    /// Goes on where the register does not begin with these bytes.
+    Different(&'a [u8]),
     /// Goes on where the register's value is in the set.
     In(&'a CStr),
     /// Goes on where the register's value is not in the set.
@@ -90,6 +92,7 @@ impl Expr<'_> {
             // Of TCP, UDP and SCTP alike.
             Expr::Port(to) => payload(list, PayloadBase::TransportHeader, 2, 2, to),
             Expr::Equal(value) => compare(list, EQUAL, value),
+            Expr::Different(value) => compare(list, DIFFERENT, value),
             Expr::In(set) => look_up(list, set, 0, false),
             Expr::NotIn(set) => look_up(list, set, NOT_IN, false),
             Expr::Map(map) => look_up(list, map, 0, true),

@@ -1,10 +1,13 @@
 //! The netlink socket that carries transactions, and what the kernel answers to them.
 
+use std::ffi::CStr;
 use std::io;
 
 use netlink_bindings::nftables::{Chained, Nfgenmsg, OpGetgenDo};
 use netlink_bindings::traits::NetlinkRequest as _;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use super::INET;
 
 const HEADER: usize = 16;
 /// linux/netlink.h.
@@ -36,6 +39,27 @@ pub(in crate::net) fn generation() -> io::Result<u32> {
     }
     let (_, attributes) = OpGetgenDo::decode_reply(answer.get(HEADER..).unwrap_or_default());
     attributes.get_id().map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Whether a set or map of an inet table has this key; false also where there is no such table.
+pub(in crate::net) fn has_element(table: &CStr, set: &CStr, key: &[u8]) -> io::Result<bool> {
+    let mut message = Chained::new(1);
+    let header = Nfgenmsg {
+        nfgen_family: INET,
+        ..Nfgenmsg::new()
+    };
+    let mut request = message.request().op_getsetelem_do(&header);
+    let list = request.encode().push_table(table).push_set(set).nested_elements();
+    let item = list.nested_elem().nested_key().push_value(key).end_nested();
+    drop(item.end_nested().end_nested());
+    drop(request);
+    let socket = exchange(&message.finalize().into_chained().into_buf())?;
+    let (answer, _) = socket.recv_from_full()?;
+    match failure(&answer).map(|code| io::Error::from_raw_os_error(-code)) {
+        None => Ok(true),
+        Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Some(error) => Err(error),
+    }
 }
 
 /// Sends to the kernel, which has answered by the time this returns.

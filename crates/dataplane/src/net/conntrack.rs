@@ -1,0 +1,179 @@
+//! Connections that the kernel tracks and that have to be forgotten: a client that keeps sending datagrams from one
+//! port would go on being led to where the node's port led before.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_bindings::conntrack::{Chained, IterableTupleAttrs, Nfgenmsg, OpGetDump};
+use netlink_bindings::traits::NetlinkRequest as _;
+use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_NETFILTER};
+use weft_model::Protocol;
+use weft_model::hostport::{HostPort, HostPorts};
+
+use super::NetError;
+use super::nft::{IPV4, IPV6};
+
+const HEADER: usize = 16;
+/// linux/netlink.h.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const REQUEST: u16 = 1;
+const ACKNOWLEDGE: u16 = 4;
+/// linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE.
+const DELETE: u16 = (1 << 8) | 2;
+/// The same: CTA_TUPLE_ORIG, nested.
+const TUPLE_ORIGINAL: u16 = 1 | (1 << 15);
+/// The same: the kernel sorts out by protocol number.
+const BY_PROTOCOL: u32 = 1 << 3;
+
+/// Forgets what clients sent to these ports by UDP: what leads to these pods, and what led to the node itself.
+/// Returns how many it were.
+pub fn forget(ports: &HostPorts) -> Result<usize, NetError> {
+    let failed = |source| NetError::Kernel {
+        what: "forget the tracked connections of a UDP host port".to_owned(),
+        source,
+    };
+    let udp = |v4: bool| move |port: &&HostPort| port.protocol == Protocol::Udp && port.ip.is_ipv4() == v4;
+    let mut count = 0;
+    for (family, v4) in [(IPV4, true), (IPV6, false)] {
+        if ports.keys().any(|port| udp(v4)(&port)) {
+            count += forget_family(ports, family).map_err(failed)?;
+        }
+    }
+    Ok(count)
+}
+
+fn forget_family(ports: &HostPorts, family: u8) -> io::Result<usize> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    let stale = list(&socket, family)?.into_iter().filter(|entry| entry.is_of(ports));
+    let mut count = 0;
+    for entry in stale {
+        count += usize::from(delete(&socket, family, &entry.raw)?);
+    }
+    Ok(count)
+}
+
+/// A tracked connection: who sent what where, and who answers.
+struct Entry {
+    to: SocketAddr,
+    from: SocketAddr,
+    answer_from: SocketAddr,
+    answer_to: SocketAddr,
+    /// The first two as the kernel wrote them: by this it finds the entry.
+    raw: Vec<u8>,
+}
+
+impl Entry {
+    fn is_of(&self, ports: &HostPorts) -> bool {
+        let untranslated = self.answer_from == self.to && self.answer_to == self.from;
+        let hit = |(port, pod): (&HostPort, &SocketAddr)| {
+            port.protocol == Protocol::Udp
+                && port.port == self.to.port()
+                && (port.ip.is_unspecified() || port.ip == self.to.ip())
+                && (untranslated || *pod == self.answer_from)
+        };
+        ports.iter().any(hit)
+    }
+}
+
+/// All of UDP.
+fn list(socket: &Socket, family: u8) -> io::Result<Vec<Entry>> {
+    let mut message = Chained::new(1);
+    let header = Nfgenmsg {
+        nfgen_family: family,
+        ..Nfgenmsg::new()
+    };
+    let mut dump = message.request().op_get_dump(&header);
+    let attributes = dump.encode().nested_filter().push_orig_flags(BY_PROTOCOL).end_nested();
+    let protocol = attributes.nested_tuple_orig().nested_tuple_proto();
+    drop(protocol.push_proto_num(Protocol::Udp.number()));
+    drop(dump);
+    socket.send(&message.finalize().into_chained().into_buf(), 0)?;
+    let mut found = vec![];
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        for (kind, body) in messages(&answer) {
+            match kind {
+                DONE => return Ok(found),
+                ERROR => return Err(code(body).unwrap_or_else(|| io::Error::other("an acknowledgement"))),
+                _ => found.extend(parse(body)),
+            }
+        }
+    }
+}
+
+/// The type and the content of each message.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
+        let body = rest.get(HEADER..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// The error in an error message; none in an acknowledgement.
+fn code(body: &[u8]) -> Option<io::Error> {
+    let code = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?);
+    (code != 0).then(|| io::Error::from_raw_os_error(-code))
+}
+
+fn parse(body: &[u8]) -> Option<Entry> {
+    let (_, attributes) = OpGetDump::decode_reply(body);
+    let there = attributes.get_tuple_orig().ok()?;
+    let back = attributes.get_tuple_reply().ok()?;
+    let (from, to) = ends(&there)?;
+    let (answer_from, answer_to) = ends(&back)?;
+    Some(Entry {
+        to,
+        from,
+        answer_from,
+        answer_to,
+        raw: there.get_buf().to_vec(),
+    })
+}
+
+fn ends(tuple: &IterableTupleAttrs<'_>) -> Option<(SocketAddr, SocketAddr)> {
+    let (ips, ports) = (tuple.get_tuple_ip().ok()?, tuple.get_tuple_proto().ok()?);
+    let v4 = || {
+        Some((
+            IpAddr::from(ips.get_ip_v4_src().ok()?),
+            IpAddr::from(ips.get_ip_v4_dst().ok()?),
+        ))
+    };
+    let v6 = || {
+        Some((
+            IpAddr::from(ips.get_ip_v6_src().ok()?),
+            IpAddr::from(ips.get_ip_v6_dst().ok()?),
+        ))
+    };
+    let (from, to) = v4().or_else(v6)?;
+    Some((
+        SocketAddr::new(from, ports.get_proto_src_port().ok()?),
+        SocketAddr::new(to, ports.get_proto_dst_port().ok()?),
+    ))
+}
+
+/// False where the entry has gone meanwhile.
+fn delete(socket: &Socket, family: u8, tuple: &[u8]) -> io::Result<bool> {
+    let mut message = vec![0; 4];
+    message.extend(DELETE.to_ne_bytes());
+    message.extend((REQUEST | ACKNOWLEDGE).to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend([family, 0, 0, 0]);
+    message.extend((tuple.len() as u16 + 4).to_ne_bytes());
+    message.extend(TUPLE_ORIGINAL.to_ne_bytes());
+    message.extend(tuple);
+    let length = message.len() as u32;
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    socket.send(&message, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    match messages(&answer).find_map(|(_, body)| code(body)) {
+        None => Ok(true),
+        Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Some(error) => Err(error),
+    }
+}

@@ -1,0 +1,280 @@
+//! Host ports in the real kernel: who reaches a pod by its node's port, and as whom. Needs root.
+#![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use support::{Netns, ip};
+use weft_dataplane::net::{PodLink, Rtnl, conntrack, hostport, name, pod, sysctl};
+use weft_model::Protocol;
+use weft_model::cni::PortMapping;
+use weft_model::hostport::{HostPorts, resolve};
+
+const NODE: [&str; 2] = ["10.89.0.10", "fd89::10"];
+const OUTSIDE: [&str; 2] = ["10.89.0.99", "fd89::99"];
+
+/// A node with two pods, and a machine outside of it.
+struct World {
+    node: Netns,
+    a: Netns,
+    b: Netns,
+    outside: Netns,
+}
+
+const A: [&str; 2] = ["10.244.0.2", "fd00:10:244::2"];
+const B: [&str; 2] = ["10.244.0.3", "fd00:10:244::3"];
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            node: Netns::new(),
+            a: Netns::new(),
+            b: Netns::new(),
+            outside: Netns::new(),
+        };
+        let other_end = world.outside.path();
+        world.node.run(move || {
+            ip("link set lo up");
+            ip(&format!(
+                "link add eth0 type veth peer name eth0 netns {}",
+                other_end.display()
+            ));
+            ip("address add 10.89.0.10/16 dev eth0");
+            ip("address add 10.89.0.20/16 dev eth0");
+            ip("address add fd89::10/64 dev eth0 nodad");
+            ip("link set eth0 up");
+            sysctl::enable_forwarding().unwrap();
+        });
+        world.outside.run(|| {
+            ip("address add 10.89.0.99/16 dev eth0");
+            ip("address add fd89::99/64 dev eth0 nodad");
+            ip("link set eth0 up");
+        });
+        let links = [link("a", &world.a, A), link("b", &world.b, B)];
+        world.node.block_on(|| async move {
+            let rtnl = Rtnl::connect().unwrap();
+            for link in &links {
+                pod::set_up(&rtnl, link).await.unwrap();
+                hostport::return_to_loopback(&link.host_ifname).unwrap();
+            }
+        });
+        world
+    }
+
+    fn set(&self, ports: &HostPorts) {
+        let ports = ports.clone();
+        self.node.run(move || hostport::set(&ports).unwrap());
+    }
+
+    fn rules(&self) -> String {
+        let listed = self.node.run(|| {
+            std::process::Command::new("nft")
+                .args(["list", "ruleset"])
+                .output()
+                .unwrap()
+        });
+        String::from_utf8(listed.stdout).unwrap()
+    }
+}
+
+fn link(id: &str, netns: &Netns, ips: [&str; 2]) -> PodLink {
+    let (mac, host_mac) = name::macs(id, "eth0");
+    PodLink {
+        netns: netns.path(),
+        ifname: "eth0".into(),
+        host_ifname: name::host_side(id, "eth0"),
+        mac,
+        host_mac,
+        ips: ips.map(|ip| ip.parse().unwrap()).to_vec(),
+        mtu: 1450,
+        node_ips: NODE.map(|ip| ip.parse().unwrap()).to_vec(),
+    }
+}
+
+fn ports(mappings: &[(&str, u16, u16, Protocol)], pod: [&str; 2]) -> HostPorts {
+    let mappings: Vec<_> = mappings
+        .iter()
+        .map(|(ip, host_port, container_port, protocol)| PortMapping {
+            host_ip: ip.parse().ok(),
+            host_port: *host_port,
+            container_port: *container_port,
+            protocol: *protocol,
+        })
+        .collect();
+    resolve(&mappings, &pod.map(|ip| ip.parse().unwrap())).unwrap()
+}
+
+/// How a server in `to` on port 8080 sees who connects to `at` from `from`.
+fn seen(from: &Netns, to: &Netns, at: &str) -> String {
+    let at: SocketAddr = at.parse().unwrap();
+    let (ready, listening) = std::sync::mpsc::channel();
+    let server = to.spawn(move || {
+        let any: IpAddr = if at.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+        let listener = TcpListener::bind((any, 8080)).unwrap();
+        ready.send(()).unwrap();
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.write_all(b"hello").unwrap();
+        peer.ip().to_canonical()
+    });
+    listening.recv().unwrap();
+    let said = from.run(move || {
+        let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
+    });
+    assert_eq!(said, "hello");
+    server.join().unwrap().to_string()
+}
+
+/// What is said to a client of `[::1]:80` by a server there.
+fn own_loopback_v6(node: &Netns) -> String {
+    node.run(|| {
+        let listener = TcpListener::bind("[::1]:80").unwrap();
+        let mut client = TcpStream::connect_timeout(&"[::1]:80".parse().unwrap(), Duration::from_secs(10)).unwrap();
+        listener.accept().unwrap().0.write_all(b"hello").unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        said
+    })
+}
+
+#[test]
+fn everybody_reaches_a_host_port_in_both_families() {
+    let world = World::new();
+    let (node, a, b, outside) = (&world.node, &world.a, &world.b, &world.outside);
+    world.set(&ports(&[("", 80, 8080, Protocol::Tcp)], A));
+    // From outside the client keeps its address.
+    assert_eq!(seen(outside, a, "10.89.0.10:80"), OUTSIDE[0]);
+    assert_eq!(seen(outside, a, "[fd89::10]:80"), OUTSIDE[1]);
+    // From the node, by any of its addresses.
+    assert_eq!(seen(node, a, "10.89.0.10:80"), NODE[0]);
+    assert_eq!(seen(node, a, "[fd89::10]:80"), NODE[1]);
+    assert_eq!(seen(node, a, "127.0.0.1:80"), NODE[0]);
+    // ::1 stays the node's own: somebody who listens there is reached.
+    assert_eq!(own_loopback_v6(node), "hello");
+    // From a pod of the node, and from the pod itself.
+    assert_eq!(seen(b, a, "10.89.0.10:80"), NODE[0]);
+    assert_eq!(seen(b, a, "[fd89::10]:80"), NODE[1]);
+    assert_eq!(seen(a, a, "10.89.0.10:80"), NODE[0]);
+    assert_eq!(seen(a, a, "[fd89::10]:80"), NODE[1]);
+    // Its own address is as it was.
+    assert_eq!(seen(b, a, "10.244.0.2:8080"), B[0]);
+}
+
+#[test]
+fn addresses_and_protocols_of_one_port_lead_to_different_pods() {
+    let world = World::new();
+    let mut all = ports(
+        &[("10.89.0.10", 80, 8080, Protocol::Tcp), ("", 80, 8080, Protocol::Sctp)],
+        A,
+    );
+    let second = ports(
+        &[("10.89.0.20", 80, 8080, Protocol::Tcp), ("::", 80, 8080, Protocol::Tcp)],
+        B,
+    );
+    world.set(&all);
+    let given = second.clone();
+    world.node.run(move || hostport::add(&given).unwrap());
+    all.extend(second.clone());
+    assert_eq!(seen(&world.outside, &world.a, "10.89.0.10:80"), OUTSIDE[0]);
+    assert_eq!(seen(&world.outside, &world.b, "10.89.0.20:80"), OUTSIDE[0]);
+    assert_eq!(seen(&world.outside, &world.b, "[fd89::10]:80"), OUTSIDE[1]);
+    let rules = world.rules();
+    for part in [
+        "10.89.0.10 . tcp . 80 : 10.244.0.2 . 8080",
+        "10.89.0.20 . tcp . 80 : 10.244.0.3 . 8080",
+        "sctp . 80 : 10.244.0.2 . 8080",
+        "dnat ip to ip daddr . meta l4proto . th dport map @one4",
+        "dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6",
+        "fib daddr type local jump translate",
+        "ct status dnat oifname \"weft*\" iifname \"weft*\" iifname != \"weft-*\" masquerade",
+    ] {
+        assert!(rules.contains(part), "{part} is not in {rules}");
+    }
+    let (every, gone) = (all.clone(), second.clone());
+    assert_eq!(world.node.run(move || hostport::first_missing(&every).unwrap()), None);
+    // Taken away, it leads nowhere; what is not there cannot be, and nothing of that request is done.
+    world.node.run(move || {
+        hostport::remove(&second).unwrap();
+        assert!(hostport::remove(&second).unwrap_err().is_missing());
+    });
+    assert!(!world.rules().contains("10.244.0.3"));
+    let first = *gone.keys().next().unwrap();
+    assert_eq!(
+        world.node.run(move || hostport::first_missing(&gone).unwrap()),
+        Some(first)
+    );
+    world.set(&HostPorts::new());
+    assert_eq!(world.rules(), "");
+    world
+        .node
+        .run(move || assert!(hostport::add(&all).unwrap_err().is_missing()));
+}
+
+#[test]
+fn whoever_changes_the_rules_is_noticed() {
+    let world = World::new();
+    world.set(&ports(&[("", 80, 8080, Protocol::Tcp)], A));
+    world.node.run(|| {
+        let before = hostport::generation().unwrap();
+        assert_eq!(hostport::generation().unwrap(), before);
+        let flush = std::process::Command::new("nft").args(["flush", "ruleset"]).status();
+        assert!(flush.unwrap().success());
+        assert_ne!(hostport::generation().unwrap(), before);
+    });
+}
+
+/// A client that never changes its port, as a resolver's or a game's, is led to the pod that is there now.
+#[test]
+fn datagrams_follow_the_pod() {
+    let world = World::new();
+    let (of_a, of_b) = (
+        ports(&[("", 53, 5353, Protocol::Udp)], A),
+        ports(&[("", 53, 5353, Protocol::Udp)], B),
+    );
+    let serve = |netns: &Netns, name: &'static str| {
+        let (ready, listening) = std::sync::mpsc::channel();
+        netns.spawn(move || {
+            let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+            ready.send(()).unwrap();
+            let (_, from) = socket.recv_from(&mut [0; 16]).unwrap();
+            socket.send_to(name.as_bytes(), from).unwrap();
+        });
+        listening.recv().unwrap();
+    };
+    serve(&world.a, "a");
+    serve(&world.b, "b");
+    let client = world.outside.run(|| {
+        let socket = UdpSocket::bind("10.89.0.99:4000").unwrap();
+        socket.connect("10.89.0.10:53").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket
+    });
+    let ask = || {
+        client.send(b"?").and_then(|_| {
+            let mut said = [0; 16];
+            client
+                .recv(&mut said)
+                .map(|length| String::from_utf8_lossy(&said[..length]).into_owned())
+        })
+    };
+    // Before there is a pod, the node itself refuses, and remembers the connection.
+    assert_eq!(ask().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
+    let forget = |ports: &HostPorts| {
+        let ports = ports.clone();
+        world.node.run(move || conntrack::forget(&ports).unwrap())
+    };
+    world.set(&of_a);
+    forget(&of_a);
+    assert_eq!(ask().unwrap(), "a");
+    // Another connection of the node's is none of ours.
+    let elsewhere = ports(&[("", 54, 5353, Protocol::Udp), ("", 53, 5353, Protocol::Tcp)], A);
+    assert_eq!(forget(&elsewhere), 0);
+    world.set(&of_b);
+    assert_eq!(forget(&of_a), 1);
+    assert_eq!(ask().unwrap(), "b");
+}
