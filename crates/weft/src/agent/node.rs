@@ -16,8 +16,8 @@ use weft_model::ipam::Ipam;
 
 use super::addresses::Pools;
 use super::attachments::{Attachment, Store};
-use super::isolation::Offender;
 use super::hostports::Published;
+use super::isolation::Offender;
 use super::known::{Api, NoPods, Objects};
 
 /// What pods have to wait for.
