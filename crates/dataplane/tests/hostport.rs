@@ -55,9 +55,8 @@ impl World {
         });
         let links = [link("a", &world.a, A), link("b", &world.b, B)];
         world.node.block_on(|| async move {
-            let rtnl = Rtnl::connect().unwrap();
             for link in &links {
-                pod::set_up(&rtnl, link).await.unwrap();
+                pod::set_up(link).await.unwrap();
                 hostport::return_to_loopback(&link.host_ifname).unwrap();
             }
         });
