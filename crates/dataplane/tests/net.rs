@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use support::Netns;
+use weft_dataplane::net::tunnel::{Config, Encapsulation, Here};
 use weft_dataplane::net::{NetError, PodLink, Rtnl, masquerade, name, pod, routes, sysctl, uplink};
 use weft_model::compile::{Masquerade, NextHop};
 
@@ -216,9 +217,13 @@ fn routes_follow_what_is_wanted_and_touch_nobody_elses() {
             ("10.244.0.0/23", "unreachable"),
             ("fd00:10:244::/64", "unreachable"),
         ]);
-        let (failed, steps) = routes::reconcile(&rtnl, &all_five).await.unwrap();
+        let (failed, steps) = routes::reconcile(&rtnl, &config(), &Here::default(), &all_five)
+            .await
+            .unwrap();
         assert!(failed.is_empty() && steps == 5, "{failed:?}");
-        let (failed, steps) = routes::reconcile(&rtnl, &all_five).await.unwrap();
+        let (failed, steps) = routes::reconcile(&rtnl, &config(), &Here::default(), &all_five)
+            .await
+            .unwrap();
         assert!(failed.is_empty() && steps == 0);
         // One moved, one gone, one that cannot be reached directly.
         let changed = wanted(&[
@@ -226,7 +231,9 @@ fn routes_follow_what_is_wanted_and_touch_nobody_elses() {
             ("10.244.6.0/23", "203.0.113.1"),
             ("fd00:10:244:1::/64", "fd89::21"),
         ]);
-        let (failed, steps) = routes::reconcile(&rtnl, &changed).await.unwrap();
+        let (failed, steps) = routes::reconcile(&rtnl, &config(), &Here::default(), &changed)
+            .await
+            .unwrap();
         assert_eq!(steps, 6);
         assert_eq!(failed.len(), 1);
         assert_eq!(failed[0].to, "10.244.6.0/23".parse::<IpNet>().unwrap());
@@ -247,7 +254,9 @@ fn routes_follow_what_is_wanted_and_touch_nobody_elses() {
             all.iter()
                 .any(|route| route.to == "10.99.0.0/16".parse::<IpNet>().unwrap() && !route.ours)
         );
-        let (_, steps) = routes::reconcile(&rtnl, &wanted(&[])).await.unwrap();
+        let (_, steps) = routes::reconcile(&rtnl, &config(), &Here::default(), &wanted(&[]))
+            .await
+            .unwrap();
         assert_eq!(steps, 2);
     });
 }
@@ -288,7 +297,13 @@ fn pods_of_two_nodes_reach_each_other_with_their_own_addresses() {
         node.block_on(|| async move {
             let rtnl = Rtnl::connect().unwrap();
             pod::set_up(&link).await.unwrap();
-            assert!(routes::reconcile(&rtnl, &wanted).await.unwrap().0.is_empty());
+            assert!(
+                routes::reconcile(&rtnl, &config(), &Here::default(), &wanted)
+                    .await
+                    .unwrap()
+                    .0
+                    .is_empty()
+            );
         });
     };
     wire(
@@ -405,6 +420,10 @@ fn what_leaves_the_cluster_has_the_nodes_address_and_nothing_else_has() {
 }
 
 /// A node's address, or nowhere.
+fn config() -> Config {
+    Config::new(Encapsulation::Vxlan)
+}
+
 fn hop(text: &str) -> NextHop {
     text.parse().map_or(NextHop::Unreachable, NextHop::Via)
 }

@@ -1,13 +1,18 @@
 //! From what the cluster wants to what this node's kernel must hold: pure functions of one key and what it refers to.
 
+mod masquerade;
+mod routes;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::state::State;
-use crate::{Endpoint, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::{Endpoint, EndpointSlice, ObjectKey, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+
+pub use masquerade::{Masquerade, masquerade};
+pub use routes::{NextHop, Overlap, Reach, RouteTable, Routes, Routing, Underlay, ranges};
 
 /// An address that clients of a Service connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,19 +38,6 @@ pub struct Backend {
 /// An empty list means: refuse the connection.
 pub type Frontends = BTreeMap<Frontend, Vec<Backend>>;
 
-/// The gateway of each range that lies behind another node.
-pub type Routes = BTreeMap<IpNet, NextHop>;
-
-/// Where a range of pods is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum NextHop {
-    /// Behind the node with this address.
-    Via(IpAddr),
-    /// On this node, whose pods have routes of their own: whoever asks for an address of the range that no pod has
-    /// is told so. Otherwise the packet would follow the default route, and come back for ever.
-    Unreachable,
-}
-
 /// What this node must do for the Service of this key. Empty where it has gone, is headless, is only a
 /// name, or belongs to another proxy (KEP-2447).
 pub fn service(state: &State, key: &ObjectKey) -> Frontends {
@@ -69,49 +61,6 @@ pub fn service(state: &State, key: &ObjectKey) -> Frontends {
         }
     }
     frontends
-}
-
-/// The ranges of a node's pods: each by way of the node's own address of that family, none for a family in which the
-/// node has no address; the local node's own are unreachable but for its pods.
-pub fn routes(state: &State, node: &str) -> Routes {
-    let Some(node) = state.node(node) else {
-        return Routes::new();
-    };
-    let local = node.name == state.local_node();
-    let of_family = |cidr: &IpNet| {
-        let mut ips = node.internal_ips.iter();
-        ips.find(|ip| ip.is_ipv4() == cidr.addr().is_ipv4()).copied()
-    };
-    let next_hop = |cidr: &IpNet| match local {
-        true => Some(NextHop::Unreachable),
-        false => of_family(cidr).map(NextHop::Via),
-    };
-    let routed = node.pod_cidrs.iter();
-    routed
-        .filter_map(|cidr| Some((cidr.trunc(), next_hop(cidr)?)))
-        .collect()
-}
-
-/// Whose traffic gets the node's address, and on the way to where it does not.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Masquerade {
-    /// Where this node's pods are.
-    pub pods: Vec<IpNet>,
-    /// Where a pod's own address is known: the pods and the nodes of the cluster.
-    pub cluster: Vec<IpNet>,
-}
-
-/// Pods keep their addresses within the cluster; outside, nobody has a route back to them.
-pub fn masquerade(state: &State) -> Masquerade {
-    let pods = |node: &Node| node.pod_cidrs.iter().map(IpNet::trunc).collect::<Vec<_>>();
-    let addresses = |node: &Node| node.internal_ips.iter().map(|ip| IpNet::from(*ip)).collect::<Vec<_>>();
-    Masquerade {
-        pods: state.node(state.local_node()).map(pods).unwrap_or_default(),
-        cluster: state
-            .nodes()
-            .flat_map(|node| pods(node).into_iter().chain(addresses(node)))
-            .collect(),
-    }
 }
 
 /// How usable an endpoint is; the higher, the better.
@@ -391,34 +340,5 @@ mod tests {
             backends_of(&state(a_service("a", "10.96.0.5"), slices)),
             ["10.0.0.1:8080"]
         );
-    }
-
-    #[test]
-    fn routes_keep_to_their_family_and_end_at_the_local_node() {
-        let mut state = State::new("n1");
-        let dual = |name: &str, v4: &str| Node {
-            internal_ips: vec![v4.parse().unwrap(), "fd89::b".parse().unwrap()],
-            pod_cidrs: vec!["10.244.2.0/23".parse().unwrap(), "fd00:10:244:1::/64".parse().unwrap()],
-            ..node(name)
-        };
-        state.apply(Change::Node(dual("n1", "10.89.0.10")));
-        state.apply(Change::Node(dual("n2", "10.89.0.11")));
-        let own = routes(&state, "n1");
-        assert!(own.len() == 2 && own.values().all(|hop| *hop == NextHop::Unreachable));
-        let masquerade = masquerade(&state);
-        assert_eq!((masquerade.pods.len(), masquerade.cluster.len()), (2, 8));
-        assert!(routes(&state, "gone").is_empty());
-        let text: Vec<_> = routes(&state, "n2")
-            .iter()
-            .map(|(to, hop)| format!("{to} {hop:?}"))
-            .collect();
-        assert_eq!(
-            text,
-            ["10.244.2.0/23 Via(10.89.0.11)", "fd00:10:244:1::/64 Via(fd89::b)"]
-        );
-        let mut v4_only = dual("n2", "10.89.0.11");
-        v4_only.internal_ips.pop();
-        state.apply(Change::Node(v4_only));
-        assert_eq!(routes(&state, "n2").len(), 1);
     }
 }

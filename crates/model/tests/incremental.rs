@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use weft_model::compile::RouteTable;
 use weft_model::desired::{Step, Wanted};
 use weft_model::state::{Dirty, State};
 use weft_model::*;
@@ -99,7 +100,8 @@ proptest! {
     fn incremental_equals_full(changes in prop::collection::vec(change(), 0..60)) {
         let mut state = State::new("n1");
         let mut wanted = Wanted::default();
-        let mut wanted_routes = Wanted::default();
+        let mut table = RouteTable::default();
+        let mut routes = BTreeMap::new();
         let mut frontends = BTreeMap::new();
         for change in changes {
             for dirty in state.apply(change) {
@@ -112,8 +114,15 @@ proptest! {
                             }
                         }
                     }
-                    Dirty::Node(name) => { wanted_routes.set(&name, compile::routes(&state, &name)); }
-                    Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
+                    Dirty::Node(name) | Dirty::NodeAddresses(name) => {
+                        for step in table.update(&state, [name]) {
+                            match step {
+                                Step::Put(to, hop) => { routes.insert(to, hop); }
+                                Step::Remove(to) => { routes.remove(&to); }
+                            }
+                        }
+                    }
+                    Dirty::Pod(_) | Dirty::Pool(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
                 }
             }
         }
@@ -123,12 +132,9 @@ proptest! {
         }
         let full: BTreeMap<_, _> = full.iter().map(|(k, v)| (*k, v.clone())).collect();
         prop_assert_eq!(frontends, full);
-        let mut full = Wanted::default();
-        for node in state.nodes() {
-            full.set(&node.name, compile::routes(&state, &node.name));
-        }
-        let full: BTreeMap<_, _> = full.iter().map(|(k, v)| (*k, *v)).collect();
-        let incremental: BTreeMap<_, _> = wanted_routes.iter().map(|(k, v)| (*k, *v)).collect();
-        prop_assert_eq!(incremental, full);
+        let mut full = RouteTable::default();
+        full.update(&state, state.nodes().map(|node| node.name.clone()));
+        prop_assert_eq!(&routes, &full.wanted());
+        prop_assert_eq!(routes, table.wanted());
     }
 }

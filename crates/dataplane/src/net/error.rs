@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::tunnel::Encapsulation;
+
 /// A failure to change or to read the kernel's network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -46,6 +48,24 @@ pub enum NetError {
         path: String,
         /// Why not.
         source: io::Error,
+    },
+    /// The kernel cannot do what the operator chose.
+    #[error(
+        "this kernel has no {encapsulation}; load its module, or choose another encapsulation for all nodes (--tunnel vxlan)"
+    )]
+    NoEncapsulation {
+        /// What it lacks.
+        encapsulation: Encapsulation,
+    },
+    /// Someone else has a tunnel there.
+    #[error(
+        "cannot set up the {encapsulation} tunnel on UDP port {port}: another link or process of this node has it; remove that one (`ip -d link`, `ss -lnup`), or choose another port for all nodes (--tunnel-port)"
+    )]
+    PortTaken {
+        /// What was to be set up.
+        encapsulation: Encapsulation,
+        /// The port.
+        port: u16,
     },
     /// What is there differs from what was set up.
     #[error("{0}")]

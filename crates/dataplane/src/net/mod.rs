@@ -20,15 +20,21 @@ mod nft;
 pub mod pod;
 mod removal;
 mod request;
+pub mod route;
 pub mod routes;
 mod rtnl;
+mod rules;
 pub mod sysctl;
+pub mod tunnel;
 pub mod uplink;
+mod watch;
 
 pub use error::NetError;
 pub use netns::Namespace;
 pub use pod::{Mac, PodLink};
-pub use rtnl::{Link, Route, Rtnl};
+pub use route::Route;
+pub use rtnl::{Link, Rtnl};
+pub use watch::Watch;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

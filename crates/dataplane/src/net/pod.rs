@@ -1,5 +1,6 @@
 //! A pod's link: a veth pair between its namespace and the node's, routed and not bridged.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +13,8 @@ use netlink_packet_route::route::RouteType;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Connection, Request};
-use super::rtnl::{self, Link, Route};
+use super::route::{self, Route};
+use super::rtnl::{self, Link, Rtnl};
 use super::{Namespace, NetError, default_of, gateway_for, removal, request, sysctl};
 
 /// How long the kernel may take to put an address to use, and how long to wait between looks.
@@ -159,11 +161,16 @@ fn build_here(node: &mut Connection, pod: &PodLink, index: u32) -> Result<(), Ne
         requests.push(request::no_link_local(&pod.host_ifname));
     }
     requests.push(request::up(&pod.host_ifname));
-    for ip in &pod.ips {
-        requests.push(request::neighbour(index, *ip, pod.mac));
-        requests.push(request::route(&host_route(pod, *ip, index)));
-    }
+    requests.extend(pod.ips.iter().flat_map(|ip| ways(pod, *ip, index)));
     node.serve(requests).map(drop)
+}
+
+/// The node's own way to one of the pod's addresses.
+fn ways(pod: &PodLink, ip: IpAddr, index: u32) -> [Request; 2] {
+    [
+        request::neighbour(index, ip, pod.mac),
+        request::route(&host_route(pod, ip, index)),
+    ]
 }
 
 fn host_route(pod: &PodLink, ip: IpAddr, index: u32) -> Route {
@@ -247,6 +254,42 @@ pub async fn tear_down(host_ifname: &str) -> Result<Option<u32>, NetError> {
     blocking(move || removal::remove(&host_ifname)).await
 }
 
+/// Gives the node its routes to these pods back, where somebody removed them or where they have another source than the
+/// node's addresses now. A pod whose link has gone is none of this one's business. Returns whose were put right.
+pub async fn restore(rtnl: &Rtnl, pods: Vec<PodLink>, node_ips: &[IpAddr]) -> Result<Vec<IpAddr>, NetError> {
+    let routes = rtnl.routes().await?.into_iter().filter(|route| route.ours);
+    let there: HashMap<IpNet, Route> = routes.map(|route| (route.to, route)).collect();
+    let mut restored = vec![];
+    for pod in pods {
+        let pod = PodLink {
+            node_ips: node_ips.to_vec(),
+            ..pod
+        };
+        let right = |ip: &&IpAddr| {
+            let found = there.get(&IpNet::from(**ip));
+            found.is_some_and(|route| route.link.is_some() && route.source == host_route(&pod, **ip, 0).source)
+        };
+        let wrong: Vec<IpAddr> = pod.ips.iter().filter(|ip| !right(ip)).copied().collect();
+        if !wrong.is_empty() {
+            restored.extend(blocking(move || reconnect(&pod, wrong)).await?);
+        }
+    }
+    Ok(restored)
+}
+
+fn reconnect(pod: &PodLink, ips: Vec<IpAddr>) -> Result<Vec<IpAddr>, NetError> {
+    let mut node = Connection::open()?;
+    let Some(host) = look_up(&mut node, &pod.host_ifname)? else {
+        return Ok(vec![]);
+    };
+    match node.serve(ips.iter().flat_map(|ip| ways(pod, *ip, host.index)).collect()) {
+        Ok(_) => Ok(ips),
+        // It goes in this moment, or is down.
+        Err(error) if error.is_missing() || error.errno() == Some(nix::libc::ENETDOWN) => Ok(vec![]),
+        Err(error) => Err(error),
+    }
+}
+
 /// Compares what is there with what was set up, on both sides. Gives the index of the host side.
 pub async fn check(pod: &PodLink) -> Result<u32, NetError> {
     let pod = pod.clone();
@@ -317,7 +360,7 @@ fn look_up(connection: &mut Connection, name: &str) -> Result<Option<Link>, NetE
 
 fn routes_in(answers: &[RouteNetlinkMessage]) -> Vec<Route> {
     let route = |answer: &RouteNetlinkMessage| match answer {
-        RouteNetlinkMessage::NewRoute(message) => rtnl::parse_route(message),
+        RouteNetlinkMessage::NewRoute(message) => route::parse(message),
         _ => None,
     };
     answers.iter().filter_map(route).collect()

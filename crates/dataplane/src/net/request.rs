@@ -15,7 +15,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::Mac;
 use super::batch::Request;
-use super::rtnl::{Route, address, message};
+use super::route::{Route, address, message};
 
 /// One end of a veth pair to be made.
 pub(super) struct End<'a> {

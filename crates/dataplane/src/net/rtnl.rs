@@ -5,23 +5,20 @@ use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt};
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType,
-};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::sync::Mutex;
 
-use super::{Mac, NetError, ROUTE_PROTOCOL};
+use super::{Mac, NetError};
 
 /// A connection to the rtnetlink of one network namespace.
 #[derive(Clone, Debug)]
 pub struct Rtnl {
-    handle: Handle,
+    pub(super) handle: Handle,
     /// A socket lists one thing at a time; the kernel refuses a second list meanwhile (EBUSY).
-    listing: Arc<Mutex<()>>,
+    pub(super) listing: Arc<Mutex<()>>,
 }
 
 /// A link as the kernel describes it.
@@ -39,37 +36,6 @@ pub struct Link {
     pub up: bool,
     /// One end of a veth pair.
     pub veth: bool,
-}
-
-/// A route as Weft writes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Where to.
-    pub to: IpNet,
-    /// By way of; directly on the link where absent.
-    pub via: Option<IpAddr>,
-    /// The link; found by the kernel from the gateway where absent.
-    pub link: Option<u32>,
-    /// Source address of what the node itself sends there.
-    pub source: Option<IpAddr>,
-    /// Leads nowhere: the sender is told that the destination is unreachable.
-    pub unreachable: bool,
-    /// Ours ([`ROUTE_PROTOCOL`]).
-    pub ours: bool,
-}
-
-impl Route {
-    /// A route of ours to a destination, with nothing said about the way yet.
-    pub fn ours(to: IpNet) -> Self {
-        Self {
-            to,
-            via: None,
-            link: None,
-            source: None,
-            unreachable: false,
-            ours: true,
-        }
-    }
 }
 
 impl Rtnl {
@@ -169,144 +135,51 @@ impl Rtnl {
         Ok(found.into_iter().filter_map(parse).collect())
     }
 
-    /// Adds a route of ours, or replaces the one to the same destination.
-    pub async fn put_route(&self, route: &Route) -> Result<(), NetError> {
-        let what = match route.via {
-            Some(via) => format!("add the route to {} via {via}", route.to),
-            None => format!("add the route to {}", route.to),
-        };
-        self.handle
-            .route()
-            .add(message(route))
-            .replace()
-            .execute()
-            .await
-            .map_err(NetError::kernel(what))
-    }
-
-    /// Removes the route of ours to a destination. False where there was none.
-    pub async fn remove_route(&self, to: IpNet) -> Result<bool, NetError> {
-        let mut message = message(&Route::ours(to));
-        // Of any scope and type.
-        message.header.scope = RouteScope::NoWhere;
-        message.header.kind = RouteType::Unspec;
-        let what = format!("remove the route to {to}");
-        match self
+    /// Notes for ever which Ethernet address an address on a link has.
+    pub(crate) async fn put_neighbour(&self, index: u32, ip: IpAddr, mac: Mac) -> Result<(), NetError> {
+        let request = self
             .handle
-            .route()
-            .del(message)
+            .neighbours()
+            .add(index, ip)
+            .link_layer_address(&mac.0)
+            .replace();
+        request
             .execute()
             .await
-            .map_err(NetError::kernel(what))
-        {
-            Ok(()) => Ok(true),
-            Err(error) if error.is_missing() => Ok(false),
-            Err(error) => Err(error),
-        }
+            .map_err(NetError::kernel(format!("add neighbour {ip} on link {index}")))
     }
 
-    /// Unicast and unreachable routes of the main table, of both families.
-    pub async fn routes(&self) -> Result<Vec<Route>, NetError> {
-        let mut routes = vec![];
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            routes.extend(self.route_messages(family).await?.iter().filter_map(parse_route));
-        }
-        Ok(routes)
-    }
-
-    async fn route_messages(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, NetError> {
+    /// The neighbours that stay, of all links.
+    pub(crate) async fn permanent_neighbours(&self) -> Result<Vec<(u32, IpAddr, Mac)>, NetError> {
         let _alone = self.listing.lock().await;
-        let mut filter = RouteMessage::default();
-        filter.header.address_family = family;
-        let listed = self.handle.route().get(filter).execute().try_collect().await;
-        listed.map_err(NetError::kernel("list routes"))
+        let listed = self.handle.neighbours().get().execute().try_collect::<Vec<_>>().await;
+        let listed = listed.map_err(NetError::kernel("list neighbours"))?;
+        let parse = |message: NeighbourMessage| {
+            let (mut ip, mut mac) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => ip = Some(IpAddr::V4(*v4)),
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => ip = Some(IpAddr::V6(*v6)),
+                    NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
+                    _ => {}
+                }
+            }
+            Some((message.header.ifindex, ip?, mac?))
+        };
+        let permanent = |message: &NeighbourMessage| message.header.state == NeighbourState::Permanent;
+        Ok(listed.into_iter().filter(permanent).filter_map(parse).collect())
     }
-}
 
-pub(super) fn message(route: &Route) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    let header = &mut message.header;
-    header.address_family = if route.to.addr().is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
-    header.table = RouteHeader::RT_TABLE_MAIN;
-    header.protocol = ROUTE_PROTOCOL;
-    header.kind = if route.unreachable {
-        RouteType::Unreachable
-    } else {
-        RouteType::Unicast
-    };
-    header.scope = if route.via.is_none() && !route.unreachable && route.to.addr().is_ipv4() {
-        RouteScope::Link
-    } else {
-        RouteScope::Universe
-    };
-    header.destination_prefix_length = route.to.prefix_len();
-    if route.via.is_some() && route.link.is_some() {
-        // The gateway need not be in a range of the link.
-        header.flags |= RouteFlags::Onlink;
-    }
-    if route.to.prefix_len() > 0 {
-        message
-            .attributes
-            .push(RouteAttribute::Destination(address(route.to.network())));
-    }
-    message
-        .attributes
-        .extend(route.via.map(|via| RouteAttribute::Gateway(address(via))));
-    message.attributes.extend(route.link.map(RouteAttribute::Oif));
-    message
-        .attributes
-        .extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
-    message
-}
-
-pub(super) fn address(ip: IpAddr) -> RouteAddress {
-    match ip {
-        IpAddr::V4(ip) => RouteAddress::Inet(ip),
-        IpAddr::V6(ip) => RouteAddress::Inet6(ip),
-    }
-}
-
-fn parse_address(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some((*ip).into()),
-        RouteAddress::Inet6(ip) => Some((*ip).into()),
-        _ => None,
-    }
-}
-
-pub(super) fn parse_route(message: &RouteMessage) -> Option<Route> {
-    let header = &message.header;
-    let unreachable = header.kind == RouteType::Unreachable;
-    if !(unreachable || header.kind == RouteType::Unicast) || header.table != RouteHeader::RT_TABLE_MAIN {
-        return None;
-    }
-    let unspecified: IpAddr = match header.address_family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        _ => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let (mut to, mut via, mut link, mut source) = (unspecified, None, None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(ip) => to = parse_address(ip)?,
-            RouteAttribute::Gateway(ip) => via = parse_address(ip),
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::PrefSource(ip) => source = parse_address(ip),
-            _ => {}
+    /// Forgets the Ethernet address of an address on a link.
+    pub(crate) async fn remove_neighbour(&self, index: u32, ip: IpAddr) -> Result<(), NetError> {
+        let message = self.handle.neighbours().add(index, ip).message_mut().clone();
+        let what = format!("remove neighbour {ip} on link {index}");
+        let removed = self.handle.neighbours().del(message).execute().await;
+        match removed.map_err(NetError::kernel(what)) {
+            Err(error) if !error.is_missing() => Err(error),
+            _ => Ok(()),
         }
     }
-    let to = IpNet::new(to, header.destination_prefix_length).ok()?;
-    Some(Route {
-        to,
-        via,
-        link,
-        source,
-        unreachable,
-        ours: header.protocol == ROUTE_PROTOCOL,
-    })
 }
 
 pub(super) fn parse_link(message: LinkMessage) -> Link {

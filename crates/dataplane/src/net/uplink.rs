@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::{NetError, Rtnl};
 
 /// The link by which other nodes are reached.
@@ -47,4 +49,17 @@ pub async fn find(rtnl: &Rtnl, node_ips: &[IpAddr]) -> Result<Option<Uplink>, Ne
         mtu: link.mtu,
         node_ips: local,
     }))
+}
+
+/// The networks that the kernel knows a way to without Weft, and whether they are on a segment of this node's.
+pub async fn networks(rtnl: &Rtnl) -> Result<Vec<(IpNet, bool)>, NetError> {
+    let routes = rtnl.routes().await?;
+    let link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    let foreign = routes
+        .iter()
+        .filter(|route| !route.ours && !route.unreachable && !link_local(&route.to));
+    let mut networks: Vec<_> = foreign.map(|route| (route.to, route.via.is_none())).collect();
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(networks)
 }

@@ -1,5 +1,8 @@
 //! Network namespaces for tests: nameless, so that nothing is left however a test ends.
 
+#[allow(dead_code, reason = "each test binary uses a part")]
+pub(crate) mod segments;
+
 use std::fs::File;
 use std::future::Future;
 use std::os::fd::AsRawFd;

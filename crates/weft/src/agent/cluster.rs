@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
-use weft_dataplane::net::{masquerade, routes};
-use weft_model::compile::Masquerade;
+use weft_dataplane::net::Watch;
 use weft_model::desired::{self, Step, Wanted};
 use weft_model::ipam::{Overlap, overlap};
 use weft_model::{Backend, Change, Dirty, Frontend, ObjectKey, State, compile};
 
 use super::node::Node;
+use super::routes::Routes;
 
-/// How often the kernel's routes are compared with what is wanted: a link that went down and up has lost its own.
-const CHECK_ROUTES: Duration = Duration::from_secs(5);
+/// How often the kernel is compared with what is wanted, although it has told of no change.
+const CHECK: Duration = Duration::from_secs(30);
 /// How many changes are taken in before the kernel is looked after.
 const BATCH: usize = 256;
 
@@ -25,14 +25,23 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
     let mut follower = Follower {
         state: State::new(node.name.clone()),
         services: Wanted::default(),
-        routes: Wanted::default(),
-        masquerade: None,
+        routes: Routes::new(node.clone()),
         failed: BTreeMap::new(),
         overlaps: BTreeMap::new(),
         node,
     };
+    let mut kernel = match Watch::start() {
+        Ok(kernel) => Some(kernel),
+        Err(error) => {
+            warn!(
+                "{error}; what others change in the kernel is only noticed every {} s",
+                CHECK.as_secs()
+            );
+            None
+        }
+    };
     let mut batch = Vec::with_capacity(BATCH);
-    let mut check = tokio::time::interval(CHECK_ROUTES);
+    let mut check = tokio::time::interval(CHECK);
     check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -43,8 +52,17 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
                 let dirty: Vec<Dirty> = batch.drain(..).flat_map(|change| follower.state.apply(change)).collect();
                 follower.take_in(dirty).await;
             }
+            () = changed(&mut kernel) => follower.look_after().await,
             _ = check.tick() => follower.look_after().await,
         }
+    }
+}
+
+/// Returns when somebody has changed the kernel's network.
+async fn changed(kernel: &mut Option<Watch>) {
+    match kernel {
+        Some(kernel) => kernel.changed().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -52,9 +70,7 @@ struct Follower {
     node: Arc<Node>,
     state: State,
     services: Wanted<ObjectKey, Frontend, Vec<Backend>>,
-    routes: Wanted<String, ipnet::IpNet, compile::NextHop>,
-    /// What the kernel masquerades, once that has been written.
-    masquerade: Option<Masquerade>,
+    routes: Routes,
     /// Frontends that could not be written, and why; tried again.
     failed: BTreeMap<Frontend, String>,
     /// What the node's ranges share addresses with.
@@ -84,25 +100,18 @@ impl Follower {
             return;
         }
         self.overlaps(&dirty);
-        let nodes_changed = dirty.iter().any(|key| matches!(key, Dirty::Node(_)));
-        let mut steps = vec![];
+        let mut nodes = vec![];
         for key in dirty {
             match key {
                 Dirty::Service(key) => {
                     let changed = self.services.set(&key, compile::service(&self.state, &key));
                     self.write(changed);
                 }
-                Dirty::Node(name) => steps.extend(self.routes.set(&name, compile::routes(&self.state, &name))),
-                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::NodeAddresses(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
+                Dirty::Node(name) | Dirty::NodeAddresses(name) => nodes.push(name),
+                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
             }
         }
-        if !steps.is_empty() {
-            let failed = routes::apply(&self.node.rtnl, steps).await;
-            self.routes_failed(failed, false);
-        }
-        if nodes_changed {
-            self.masquerade().await;
-        }
+        self.routes.changed(&self.state, nodes).await;
         self.note();
     }
 
@@ -189,10 +198,6 @@ impl Follower {
             "in sync"
         );
         self.write(steps);
-        let names: Vec<String> = self.state.nodes().map(|node| node.name.clone()).collect();
-        for name in names {
-            self.routes.set(&name, compile::routes(&self.state, &name));
-        }
         self.look_after().await;
         self.node.ready.send_modify(|ready| ready.synced = true);
     }
@@ -230,54 +235,8 @@ impl Follower {
         });
         let again = again.collect();
         self.write(again);
-        let wanted = self.routes.iter().map(|(to, hop)| (*to, *hop)).collect();
-        match routes::reconcile(&self.node.rtnl, &wanted).await {
-            Ok((failed, _)) => self.routes_failed(failed, true),
-            Err(error) => warn!("cannot compare routes: {error}"),
-        }
-        if self.masquerade.is_none() {
-            self.masquerade().await;
-        }
+        self.routes.look(&self.state).await;
         self.note();
-    }
-
-    /// Writes what is masqueraded, where it has changed.
-    async fn masquerade(&mut self) {
-        let wanted = compile::masquerade(&self.state);
-        if self.masquerade.as_ref() == Some(&wanted) {
-            return;
-        }
-        let given = wanted.clone();
-        let error = match tokio::task::spawn_blocking(move || masquerade::set(&given)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        self.masquerade = error.is_none().then_some(wanted);
-        let mut progress = self.node.progress();
-        if let Some(why) = error
-            .as_ref()
-            .filter(|why| progress.masquerade_error.as_ref() != Some(why))
-        {
-            warn!("{why}; pods cannot reach what is outside of the cluster");
-        }
-        progress.masquerade_error = error;
-    }
-
-    /// After a full pass, what has not failed is well.
-    fn routes_failed(&self, failed: Vec<routes::Failed>, full: bool) {
-        let mut progress = self.node.progress();
-        let before = match full {
-            true => std::mem::take(&mut progress.route_errors),
-            false => progress.route_errors.clone(),
-        };
-        for routes::Failed { to, error } in failed {
-            let why = error.to_string();
-            if before.get(&to.to_string()) != Some(&why) {
-                warn!("{why}; pods in {to} cannot be reached until the other node's address is on this segment");
-            }
-            progress.route_errors.insert(to.to_string(), why);
-        }
     }
 
     /// What the report says about all this.
@@ -291,7 +250,5 @@ impl Follower {
             .iter()
             .map(|(f, why)| (format!("{}:{}/{}", f.ip, f.port, f.protocol), why.clone()))
             .collect();
-        progress.peers = self.state.nodes().filter(|node| node.name != self.node.name).count();
-        progress.routes = self.routes.len();
     }
 }

@@ -14,6 +14,7 @@ mod attachments;
 mod cluster;
 mod conflist;
 mod failures;
+mod flags;
 mod hostports;
 mod isolation;
 mod known;
@@ -21,6 +22,7 @@ mod leaks;
 mod node;
 mod pods;
 mod report;
+mod routes;
 mod server;
 mod spool;
 #[cfg(test)]
@@ -69,6 +71,8 @@ pub(crate) struct Args {
     /// The cgroup (version 2) of every process that is to see services; found if not given.
     #[arg(long)]
     cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    routes: flags::Routes,
 }
 
 /// Runs the command.
@@ -87,6 +91,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     weft_dataplane::net::sysctl::enable_forwarding()?;
     let mut node = Node::open(&args.node_name, &args.state_dir, datapath)?;
+    node.settings = args.routes.settings();
     node.api = Box::new(client.clone());
     node.events = failures::start(&client, &args.node_name);
     let node = Arc::new(node);

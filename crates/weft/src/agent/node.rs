@@ -12,6 +12,7 @@ use weft_cluster::PodEvent;
 use weft_dataplane::bpf::{self, Datapath, PodHooks};
 use weft_dataplane::net::{self, Rtnl, name, uplink};
 use weft_model::cni::AttachmentId;
+use weft_model::compile::Reach;
 use weft_model::ipam::Ipam;
 
 use super::addresses::Pools;
@@ -19,6 +20,7 @@ use super::attachments::{Attachment, Store};
 use super::hostports::Published;
 use super::isolation::Offender;
 use super::known::{Api, NoPods, Objects};
+use super::routes::Settings;
 
 /// What pods have to wait for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +45,10 @@ pub(super) struct Progress {
     pub(super) peers: usize,
     pub(super) routes: usize,
     pub(super) route_errors: BTreeMap<String, String>,
+    /// How the other nodes are reached.
+    pub(super) reach: Reach,
+    /// Nodes that claim the same addresses for their pods.
+    pub(super) overlaps: Vec<String>,
     /// Why pods cannot reach what is outside of the cluster.
     pub(super) masquerade_error: Option<String>,
     /// What was found that nobody had given back, since this agent was started.
@@ -62,6 +68,8 @@ pub(super) struct Node {
     pub(super) patience: Duration,
     /// For how long something has to look like a leak before it is taken for one.
     pub(super) leak_grace: Duration,
+    /// What the operator says about the way between nodes.
+    pub(super) settings: Settings,
     /// The API server, for single questions.
     pub(super) api: Box<dyn Api>,
     /// Events about pods, to be written.
@@ -97,6 +105,7 @@ impl Node {
             ready: watch::Sender::default(),
             patience: Duration::from_secs(8),
             leak_grace: Duration::from_secs(60),
+            settings: Settings::default(),
             api: Box::new(NoPods),
             // Nobody listens, until somebody does.
             events: mpsc::channel(1).0,

@@ -231,24 +231,37 @@ fn routes(node: &Node) -> Layer {
             "the kernel needs nf_tables with NAT, and the agent CAP_NET_ADMIN",
         );
     }
-    match progress.route_errors.iter().next() {
-        Some((_, why)) => {
-            let message = format!(
-                "{} of {} routes are missing: {why}",
-                progress.route_errors.len(),
-                progress.routes
-            );
-            let remedy =
-                "nodes have to share a network segment: check the other node's InternalIP and this node's uplink";
-            Layer::failed("routes", message, remedy)
+    let reach = &progress.reach;
+    if let Some((_, why)) = progress.route_errors.iter().next() {
+        let (missing, all) = (progress.route_errors.len(), progress.routes);
+        let message = format!("{missing} of {all} routes are missing: {why}");
+        let remedy = "check the other node's InternalIP and this node's uplink; with --routing direct, nodes have to share a \
+             network segment";
+        return Layer::failed("routes", message, remedy);
+    }
+    let peers = progress.peers;
+    let tunnelled = match &reach.why {
+        Some(why) => {
+            let encapsulation = node.settings.tunnel.encapsulation;
+            format!(", {} by {encapsulation} ({why})", reach.tunnelled)
         }
-        None => Layer::ok(
+        None => String::new(),
+    };
+    let message = format!(
+        "{} routes; of {peers} other nodes {} are reached directly{tunnelled}",
+        progress.routes, reach.direct
+    );
+    if let Some(overlap) = progress.overlaps.first() {
+        let remedy = "give one of the nodes another pod range: delete its Node object, and let it register again";
+        return Layer::degraded("routes", format!("{overlap}; {message}"), remedy);
+    }
+    match reach.lost.first() {
+        Some(lost) => Layer::degraded(
             "routes",
-            format!(
-                "{} routes: to the pods of {} other nodes, and an end for this node's unused addresses",
-                progress.routes, progress.peers
-            ),
+            format!("{lost}; {message}"),
+            "correct the node's addresses (kubelet --node-ip)",
         ),
+        None => Layer::ok("routes", message),
     }
 }
 

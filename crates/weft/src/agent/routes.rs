@@ -1,0 +1,169 @@
+//! How this node reaches the pods of every other, and what leaves the cluster: kept in the kernel as it is wanted,
+//! whoever changes either side.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+use weft_dataplane::net::tunnel::{self, Encapsulation, Here};
+use weft_dataplane::net::{NetError, masquerade, pod, routes, uplink};
+use weft_model::compile::{self, Masquerade, RouteTable, Routing, Underlay};
+use weft_model::desired::Step;
+use weft_model::{State, compile::NextHop};
+
+use super::node::Node;
+
+/// What the operator may say about the way between nodes.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// Which ways are allowed.
+    pub(super) routing: Routing,
+    /// The tunnel, where one is needed.
+    pub(super) tunnel: tunnel::Config,
+    /// Where pods keep their address although it is outside of the cluster.
+    pub(super) excluded: Vec<IpNet>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            routing: Routing::Auto,
+            tunnel: tunnel::Config::new(Encapsulation::Vxlan),
+            excluded: vec![],
+        }
+    }
+}
+
+/// The routes of this node.
+pub(super) struct Routes {
+    node: Arc<Node>,
+    table: RouteTable,
+    here: Here,
+    /// What the kernel masquerades, once that has been written.
+    masquerade: Option<Masquerade>,
+}
+
+impl Routes {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self {
+            node,
+            table: RouteTable::default(),
+            here: Here::default(),
+            masquerade: None,
+        }
+    }
+
+    /// Takes in changes of these nodes.
+    pub(super) async fn changed(&mut self, state: &State, nodes: Vec<String>) {
+        if nodes.is_empty() {
+            return;
+        }
+        let local = nodes.iter().any(|name| *name == self.node.name);
+        let steps = self.table.update(state, nodes);
+        if local {
+            // Its addresses may be others: what follows from them is everywhere.
+            self.look(state).await;
+            return;
+        }
+        self.apply(steps).await;
+        self.masquerade(state).await;
+        self.note(state);
+    }
+
+    /// Compares everything with the kernel's.
+    pub(super) async fn look(&mut self, state: &State) {
+        if let Err(error) = self.look_at_kernel(state).await {
+            warn!("cannot compare routes with the kernel's: {error}");
+        }
+        self.masquerade(state).await;
+        self.note(state);
+    }
+
+    async fn look_at_kernel(&mut self, state: &State) -> Result<(), NetError> {
+        let rtnl = &self.node.rtnl;
+        let node_ips = state.node(&self.node.name).map(|node| node.internal_ips.clone());
+        let node_ips = node_ips.unwrap_or_default();
+        let uplink = uplink::find(rtnl, &node_ips).await?;
+        self.here = Here {
+            mtu: uplink.as_ref().map_or(uplink::DEFAULT_MTU, |uplink| uplink.mtu),
+            local_ips: uplink.map(|uplink| uplink.node_ips).unwrap_or_default(),
+            node_ips,
+        };
+        let underlay = Underlay {
+            routing: self.node.settings.routing,
+            networks: uplink::networks(rtnl).await?,
+        };
+        self.table.set_underlay(state, underlay);
+        let config = &self.node.settings.tunnel;
+        let (failed, steps) = routes::reconcile(rtnl, config, &self.here, &self.table.wanted()).await?;
+        if steps > 0 {
+            info!(steps, failed = failed.len(), "routes put right");
+        }
+        self.failed(failed, true);
+        let pods: Vec<_> = self.node.attachments().values().map(|pod| pod.link.clone()).collect();
+        for pod in pod::restore(rtnl, pods, &self.here.local_ips).await? {
+            info!(%pod, "a pod's route put right");
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, steps: Vec<Step<IpNet, NextHop>>) {
+        if steps.is_empty() {
+            return;
+        }
+        let config = &self.node.settings.tunnel;
+        let failed = routes::apply(&self.node.rtnl, config, &self.here, &self.table.wanted(), steps).await;
+        self.failed(failed, false);
+    }
+
+    /// After a full pass, what has not failed is well.
+    fn failed(&self, failed: Vec<routes::Failed>, full: bool) {
+        let mut progress = self.node.progress();
+        let before = match full {
+            true => std::mem::take(&mut progress.route_errors),
+            false => progress.route_errors.clone(),
+        };
+        for routes::Failed { to, why } in failed {
+            if before.get(&to.to_string()) != Some(&why) {
+                warn!("{why}; pods in {to} cannot be reached from this node");
+            }
+            progress.route_errors.insert(to.to_string(), why);
+        }
+    }
+
+    /// Writes what is masqueraded, where it has changed.
+    async fn masquerade(&mut self, state: &State) {
+        let wanted = compile::masquerade(state, &self.node.settings.excluded);
+        if self.masquerade.as_ref() == Some(&wanted) {
+            return;
+        }
+        let given = wanted.clone();
+        let error = match tokio::task::spawn_blocking(move || masquerade::set(&given)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        self.masquerade = error.is_none().then_some(wanted);
+        let mut progress = self.node.progress();
+        if let Some(why) = error
+            .as_ref()
+            .filter(|why| progress.masquerade_error.as_ref() != Some(why))
+        {
+            warn!("{why}; pods cannot reach what is outside of the cluster");
+        }
+        progress.masquerade_error = error;
+    }
+
+    /// What the report says about all this.
+    fn note(&self, state: &State) {
+        let mut progress = self.node.progress();
+        let overlaps: Vec<String> = self.table.overlaps().map(ToString::to_string).collect();
+        for overlap in overlaps.iter().filter(|overlap| !progress.overlaps.contains(overlap)) {
+            warn!("{overlap}");
+        }
+        progress.overlaps = overlaps;
+        progress.reach = self.table.reach(state);
+        progress.peers = state.nodes().filter(|node| node.name != self.node.name).count();
+        progress.routes = self.table.count();
+    }
+}
