@@ -10,6 +10,7 @@ mod kills;
 mod kubectl;
 mod lifecycle;
 mod network;
+mod nodes;
 mod scale;
 mod support;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         network::tests(),
         families::tests(),
         hostports::tests(),
+        nodes::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),

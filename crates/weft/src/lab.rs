@@ -1,6 +1,7 @@
 //! The lab's commands: each parses its flags, calls the lab room, and prints.
 
 mod api;
+mod change;
 mod node;
 mod print;
 
@@ -113,6 +114,8 @@ enum Command {
         /// The node; every node where none is said.
         node: Option<String>,
     },
+    /// Add, remove, reboot or readdress a node.
+    Node(change::Args),
     /// Make the images of an archive available to the pods of a lab.
     Load(node::Load),
     /// Run the built-in image's test server, over HTTP, TCP and UDP.
@@ -187,6 +190,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             let ended = up::restart(&name.lab()?, &component, node.as_deref())?;
             say!("{component}: {ended} ended, coming back");
         }
+        Command::Node(args) => change::run(args)?,
         Command::Load(args) => node::load(&args)?,
         Command::Serve(args) => node::serve(args)?,
         Command::Ask(args) => node::ask(args)?,

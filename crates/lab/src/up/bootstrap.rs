@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::spec::NodeSpec;
 use super::{Error, Spec};
-use crate::client::{Client, Res, meta};
+use crate::client::{Client, Patch, Res, meta};
 
 const DEMO: &str = include_str!("demo.yaml");
 
@@ -20,6 +20,17 @@ pub(super) async fn cluster(client: &Client, spec: &Spec, definitions: &[Value])
         ensure(client, object).await?;
     }
     Ok(())
+}
+
+/// Points the DNS Service at the nodes that there are now.
+pub(super) async fn update_names(client: &Client, spec: &Spec) -> Result<(), Error> {
+    let slice = dns_endpoints(spec);
+    let patch = Patch::Merge(json!({"endpoints": slice["endpoints"]}));
+    let (namespace, name) = (meta(&slice, "namespace"), meta(&slice, "name"));
+    let patched = client.patch(&resource(&slice), namespace, name, None, &patch).await;
+    patched
+        .map(drop)
+        .map_err(Error::api("cannot update the endpoints of kube-system/kube-dns"))
 }
 
 /// Deploys the demo, without what would need more nodes than there are.

@@ -71,12 +71,17 @@ pub(super) fn join(path: &Path) -> Result<(), Error> {
     fs::write(&procs, "0").map_err(Error::io("join cgroup", procs))
 }
 
+/// Kills everything in a subtree. The processes end a moment later.
+pub(super) fn kill(path: &Path) -> Result<(), Error> {
+    fs::write(path.join("cgroup.kill"), "1").map_err(Error::io("kill the processes of cgroup", path))
+}
+
 /// Kills everything in a subtree and removes it. Waits until the last process has gone.
 pub(super) fn destroy(path: &Path) -> Result<(), Error> {
     if !path.exists() {
         return Ok(());
     }
-    fs::write(path.join("cgroup.kill"), "1").map_err(Error::io("kill the processes of cgroup", path))?;
+    kill(path)?;
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match remove_tree(path) {

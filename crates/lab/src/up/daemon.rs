@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -22,7 +24,7 @@ pub(super) struct Namespaces {
 
 impl Namespaces {
     /// Moves the calling thread, and what it starts from now on, into the node.
-    fn join(&self) -> nix::Result<()> {
+    pub(super) fn join(&self) -> nix::Result<()> {
         // A mount namespace can be entered only by a thread that shares its working directory with no other.
         unshare(CloneFlags::CLONE_FS)?;
         setns(self.net.as_fd(), CloneFlags::CLONE_NEWNET)?;
@@ -75,13 +77,43 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 /// After so long a daemon counts as started, and its next end as a new fault.
 const SETTLED: Duration = Duration::from_secs(10);
 
+/// A daemon that is kept running, until told otherwise.
+pub(super) struct Kept {
+    cgroup: PathBuf,
+    unwanted: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Kept {
+    /// Lets the daemon stay away when it ends the next time.
+    pub(super) fn release(&self) {
+        self.unwanted.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+    }
+
+    /// Kills the daemon, and whatever it left in its cgroup, for good. Returns when nothing of it is there.
+    pub(super) fn end(self) -> Result<(), Error> {
+        self.release();
+        // It may be just starting: not yet in its cgroup at the first look, but at a later one.
+        while !self.thread.is_finished() {
+            cgroup::kill(&self.cgroup)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // A panic of that thread is in the log; what it looked after is gone all the same.
+        let _ = self.thread.join();
+        Ok(())
+    }
+}
+
 impl Daemon {
     /// Starts the daemon and keeps it running, on a thread of its own.
-    pub(super) fn keep(self) -> Result<(), Error> {
+    pub(super) fn keep(self) -> Result<Kept, Error> {
         cgroup::create(&self.cgroup)?;
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(Error::io("open the log", &self.log))?;
         let name = self.args.join(" ");
+        let (cgroup, unwanted) = (self.cgroup.clone(), Arc::new(AtomicBool::new(false)));
+        let told = unwanted.clone();
         let run = move || {
             if let Some(node) = &self.node
                 && let Err(error) = node.join()
@@ -90,10 +122,11 @@ impl Daemon {
                 return;
             }
             let mut backoff = FIRST_BACKOFF;
-            loop {
+            while !told.load(Ordering::Relaxed) {
                 let started = Instant::now();
                 let ended = self.run_once(&log);
                 match &ended {
+                    Ok(status) if told.load(Ordering::Relaxed) => tracing::info!(daemon = name, %status, "ended"),
                     Ok(status) => tracing::warn!(daemon = name, %status, "ended, starting it again"),
                     Err(error) => tracing::error!(daemon = name, %error, "cannot be started"),
                 }
@@ -104,12 +137,19 @@ impl Daemon {
                 } else {
                     backoff
                 };
-                std::thread::sleep(backoff);
+                if !told.load(Ordering::Relaxed) {
+                    std::thread::park_timeout(backoff);
+                }
                 backoff = (backoff * 2).min(LONGEST_BACKOFF);
             }
         };
-        let spawned = std::thread::Builder::new().spawn(run);
-        spawned.map(drop).map_err(Error::io("start a thread for", "a daemon"))
+        let thread = std::thread::Builder::new().spawn(run);
+        let thread = thread.map_err(Error::io("start a thread for", "a daemon"))?;
+        Ok(Kept {
+            cgroup,
+            unwanted,
+            thread,
+        })
     }
 
     /// The shell moves itself into the cgroup before it becomes the daemon, so that no child can escape it.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why a lab command failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,22 @@ pub enum Error {
         /// What would work.
         most: usize,
     },
+    /// The lab has no such node.
+    #[error("lab {lab:?} has no node {node:?}; it has {nodes}")]
+    NoNode {
+        /// The lab's name.
+        lab: String,
+        /// What was asked for.
+        node: String,
+        /// What there is.
+        nodes: String,
+    },
+    /// A cluster needs a node.
+    #[error("{0} is the last node of the lab; take the lab down whole: weft lab down")]
+    LastNode(String),
+    /// The lab's supervisor could not do what it was told.
+    #[error("the lab's supervisor: {0}")]
+    Supervisor(String),
     /// A number of segments that the lab has no subnets or no nodes for.
     #[error("{nodes} nodes can be spread over 1 to {most} segments, not {asked}")]
     Segments {
@@ -108,6 +125,18 @@ impl Error {
             what,
             path,
             source: source.into(),
+        }
+    }
+
+    /// What was waited for in vain, and for how long, with the end of the log that should say why.
+    pub(super) fn not_ready(what: &str, patience: Duration, log: PathBuf) -> Self {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        Self::NotReady {
+            what: what.to_owned(),
+            seconds: patience.as_secs(),
+            log,
+            last: lines[lines.len().saturating_sub(10)..].join("\n"),
         }
     }
 

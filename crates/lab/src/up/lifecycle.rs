@@ -154,7 +154,8 @@ fn running(lab: &Lab) -> Result<Option<Spec>, Error> {
     }
 }
 
-fn lock(lab: &Lab) -> Result<Flock<File>, Error> {
+/// The right to change a lab, as long as it is held.
+pub(super) fn lock(lab: &Lab) -> Result<Flock<File>, Error> {
     fs::create_dir_all(Lab::root()).map_err(Error::io("create", Lab::root()))?;
     let path = lab.lock();
     let file = File::options()
@@ -339,19 +340,12 @@ impl Wait<'_> {
     }
 
     fn not_ready(&self, what: &str, log: PathBuf) -> Error {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(10)..].join("\n");
-        Error::NotReady {
-            what: what.to_owned(),
-            seconds: self.patience.as_secs(),
-            log,
-            last,
-        }
+        Error::not_ready(what, self.patience, log)
     }
 }
 
-fn is_ready(object: &Value) -> bool {
+/// Whether an object's condition Ready is true.
+pub(super) fn is_ready(object: &Value) -> bool {
     let conditions = object["status"]["conditions"].as_array();
     conditions.is_some_and(|list| list.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
 }

@@ -12,18 +12,22 @@
 
 mod bootstrap;
 mod cgroup;
+mod change;
 mod check;
+mod control;
 mod daemon;
 mod error;
 mod exec;
 mod lifecycle;
 mod mounts;
 mod netns;
+mod nodes;
 mod router;
 mod segment;
 pub mod spec;
 mod supervisor;
 
+pub use change::{add_node, readdress_node, reboot_node, remove_node};
 pub use check::{Check, check};
 pub use error::Error;
 pub use lifecycle::{Down, Options, Up, down, list, ready, restart, up};

@@ -66,6 +66,10 @@ impl NodeFiles<'_> {
         special("sysfs", "/sys")?;
         bind(&stage, Path::new("/sys/fs/cgroup"))?;
         special("bpf", "/sys/fs/bpf")?;
+        bind(
+            &self.lab.boot_id(&self.node.name),
+            Path::new("/proc/sys/kernel/random/boot_id"),
+        )?;
 
         let run = dir.join("run");
         let lab_dir = run.join(LAB_DIR_IN_NODE.trim_start_matches("/run/"));
@@ -75,7 +79,6 @@ impl NodeFiles<'_> {
     }
 
     fn write_etc(&self) -> Result<(), Error> {
-        let NodeSpec { name, addresses, .. } = self.node;
         let upstream = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         // A resolver on the machine's own loopback cannot be reached from a node.
         let reachable = |line: &&str| match line.strip_prefix("nameserver ").map(|ip| ip.trim().parse::<IpAddr>()) {
@@ -88,17 +91,20 @@ impl NodeFiles<'_> {
             .flat_map(|line| [line, "\n"])
             .collect();
         write("/etc/resolv.conf", &resolv)?;
-        write("/etc/hostname", &format!("{name}\n"))?;
-        let own: String = addresses
-            .iter()
-            .map(|address| format!("{} {name}\n", address.addr()))
-            .collect();
-        write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{own}"))?;
+        write("/etc/hostname", &format!("{}\n", self.node.name))?;
+        write_hosts(self.node)?;
         write(KUBECONFIG_IN_NODE, self.kubeconfig)?;
         make_dirs([Path::new("/etc/cni/net.d"), Path::new("/opt/cni/bin")])?;
         let plugin = "/opt/cni/bin/weft-cni";
+        remove(Path::new(plugin))?;
         std::os::unix::fs::symlink(self.cni, plugin).map_err(Error::io("link", plugin))
     }
+}
+
+/// A node's own name and addresses, in the mount namespace of the calling thread.
+pub(super) fn write_hosts(node: &NodeSpec) -> Result<(), Error> {
+    let own: String = node.ips().iter().map(|ip| format!("{ip} {}\n", node.name)).collect();
+    write("/etc/hosts", &format!("127.0.0.1 localhost\n::1 localhost\n{own}"))
 }
 
 /// Unmounts copies of other labs' mounts from this namespace, so that those labs can end while this one lives.
@@ -156,8 +162,14 @@ fn write(path: &str, text: &str) -> Result<(), Error> {
     if let Some(parent) = path.parent() {
         make_dirs([parent])?;
     }
+    remove(path)?;
+    fs::write(path, text).map_err(Error::io("write", path))
+}
+
+/// Removes a file of the node (what a link points to stays). Fine if there is none.
+fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("replace", path)(error)),
-        _ => fs::write(path, text).map_err(Error::io("write", path)),
+        _ => Ok(()),
     }
 }

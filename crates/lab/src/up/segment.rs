@@ -51,6 +51,7 @@ pub(super) fn plug(segments: &File, node: &File, lab: &Spec, spec: &NodeSpec) ->
             let far = net.index(&far).await?;
             let into_node = LinkUnspec::new_with_index(far)
                 .name(UPLINK)
+                .address(spec.mac().to_vec())
                 .setns_by_fd(node.as_raw_fd())
                 .build();
             net.change(into_node, "move the uplink into the node").await
@@ -61,15 +62,31 @@ pub(super) fn plug(segments: &File, node: &File, lab: &Spec, spec: &NodeSpec) ->
         set(&[("ipv6/conf/eth0/accept_dad", "0")])?;
         with_netlink(async |net| {
             net.up("lo").await?;
-            let uplink = net.index(UPLINK).await?;
             net.up(UPLINK).await?;
-            for address in &spec.addresses {
-                net.address(uplink, *address).await?;
+            net.configure(lab, spec).await
+        })
+    })
+}
+
+/// Pulls a node's plug: its uplink is gone at both ends.
+pub(super) fn unplug(segments: &File, node: &str) -> Result<(), Error> {
+    netns::inside(segments, || {
+        with_netlink(async |net| {
+            let removed = net.handle.link().del(net.index(node).await?).execute().await;
+            removed.map_err(Error::netlink(format!("remove the link to {node}")))
+        })
+    })
+}
+
+/// Gives a node other addresses, as a lease that ran out does: the old ones go, with whatever depends on them.
+pub(super) fn readdress(node: &File, lab: &Spec, old: &NodeSpec, new: &NodeSpec) -> Result<(), Error> {
+    netns::inside(node, || {
+        with_netlink(async |net| {
+            let uplink = net.index(UPLINK).await?;
+            for address in &old.addresses {
+                net.remove_address(uplink, *address).await?;
             }
-            for gateway in lab.gateways(spec.segment) {
-                net.default_route(gateway.addr()).await?;
-            }
-            Ok(())
+            net.configure(lab, new).await
         })
     })
 }
@@ -142,6 +159,31 @@ impl Net {
         let (ip, prefix) = (address.addr(), address.prefix_len());
         let added = self.handle.address().add(link, ip, prefix).execute().await;
         added.map_err(Error::netlink(format!("add address {address}")))
+    }
+
+    async fn remove_address(&self, link: u32, address: IpNet) -> Result<(), Error> {
+        use futures::TryStreamExt as _;
+        let what = || format!("remove address {address}");
+        let addresses = self.handle.address().get();
+        let found = addresses.set_link_index_filter(link).set_address_filter(address.addr());
+        let found: Vec<_> = found.execute().try_collect().await.map_err(Error::netlink(what()))?;
+        for message in found {
+            let removed = self.handle.address().del(message).execute().await;
+            removed.map_err(Error::netlink(what()))?;
+        }
+        Ok(())
+    }
+
+    /// A node's addresses and default routes.
+    async fn configure(&self, lab: &Spec, node: &NodeSpec) -> Result<(), Error> {
+        let uplink = self.index(UPLINK).await?;
+        for address in &node.addresses {
+            self.address(uplink, *address).await?;
+        }
+        for gateway in lab.gateways(node.segment) {
+            self.default_route(gateway.addr()).await?;
+        }
+        Ok(())
     }
 
     async fn default_route(&self, gateway: IpAddr) -> Result<(), Error> {

@@ -58,6 +58,16 @@ impl Lab {
         Self::root().join(&self.name)
     }
 
+    /// Where the lab's supervisor is told to start and stop nodes.
+    pub(super) fn supervisor_socket(&self) -> PathBuf {
+        self.dir().join("supervisor.sock")
+    }
+
+    /// Says which start of a node this is, as the kernel does for a machine.
+    pub(super) fn boot_id(&self, node: &str) -> PathBuf {
+        self.node_dir(node).join("boot-id")
+    }
+
     /// Held while `up` or `down` is at work. Beside the directory, since that is mounted and unmounted.
     pub fn lock(&self) -> PathBuf {
         Self::root().join(format!("{}.lock", self.name))
@@ -162,12 +172,36 @@ impl Spec {
     /// The nth node, counted from 1; neighbours in number are on different segments.
     pub(super) fn nth(&self, number: u8) -> NodeSpec {
         let segment = number.saturating_sub(1) % self.segments.max(1);
-        let [v4, v6] = addresses(segment, 0, FIRST_NODE + number);
+        self.moved(number, segment, 0)
+    }
+
+    /// The first node that there is not yet; none where all there can be are there.
+    pub(super) fn another(&self) -> Option<NodeSpec> {
+        let most = u8::try_from(MOST_NODES).unwrap_or(u8::MAX);
+        let free = |number: &u8| self.nodes.iter().all(|node| node.number != *number);
+        (1..=most).find(free).map(|number| self.nth(number))
+    }
+
+    /// A node as it is after so many changes of its addresses.
+    pub(super) fn moved(&self, number: u8, segment: u8, moves: u8) -> NodeSpec {
+        let [v4, v6] = addresses(segment, moves, FIRST_NODE + number);
         NodeSpec {
             name: format!("node-{number}"),
+            number,
             segment,
+            moves,
             addresses: self.families.pick(v4, v6),
         }
+    }
+
+    /// The node of that name.
+    pub(super) fn node(&self, lab: &Lab, name: &str) -> Result<&NodeSpec, Error> {
+        let found = self.nodes.iter().find(|node| node.name == name);
+        found.ok_or_else(|| Error::NoNode {
+            lab: lab.name().to_owned(),
+            node: name.to_owned(),
+            nodes: self.nodes.iter().map(|node| &*node.name).collect::<Vec<_>>().join(", "),
+        })
     }
 }
 
@@ -176,6 +210,10 @@ impl Spec {
 pub struct NodeSpec {
     /// `node-1` and so on.
     pub name: String,
+    /// The number in its name.
+    pub number: u8,
+    /// How often its addresses have been changed.
+    pub moves: u8,
     /// The segment it is on, counted from 0.
     pub segment: u8,
     /// Its addresses there with the segment's prefix lengths, one of each family, the primary one first.
@@ -186,6 +224,12 @@ impl NodeSpec {
     /// Its addresses, the primary one first.
     pub fn ips(&self) -> Vec<IpAddr> {
         self.addresses.iter().map(IpNet::addr).collect()
+    }
+
+    /// The Ethernet address of its uplink: a machine that is started again has the same network card, and its
+    /// neighbours need not find out where it is.
+    pub(super) fn mac(&self) -> [u8; 6] {
+        [0x02, 0x57, 0x65, 0x66, 0x74, self.number]
     }
 }
 
@@ -233,6 +277,20 @@ mod tests {
         let expected: [IpNet; 2] = ["10.89.0.110/16".parse().unwrap(), "fd89::6e/64".parse().unwrap()];
         assert_eq!(last.addresses, expected);
         assert_ne!(spec.nth(1).addresses, last.addresses);
+        let moved = spec.moved(last.number, last.segment, 1);
+        let expected: [IpNet; 2] = ["10.89.1.110/16".parse().unwrap(), "fd89::1:6e/64".parse().unwrap()];
+        assert_eq!(moved.addresses, expected);
+    }
+
+    #[test]
+    fn another_node_takes_the_first_place_that_is_free() {
+        let mut spec = spec(Families::Dual, 2);
+        spec.nodes = [1, 2, 3].map(|number| spec.nth(number)).to_vec();
+        assert_eq!(spec.another().unwrap().name, "node-4");
+        spec.nodes.remove(1);
+        assert_eq!(spec.another().unwrap(), spec.nth(2));
+        spec.nodes = (1..=MOST_NODES as u8).map(|number| spec.nth(number)).collect();
+        assert_eq!(spec.another(), None);
     }
 
     #[test]
