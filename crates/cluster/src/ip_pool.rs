@@ -2,10 +2,12 @@
 //! the status and the finalizer.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
 use serde_json::{Value, json};
+use weft_model::ipam::spec::Condition;
 use weft_model::ipam::{IpPool, PoolSpec, PoolStatus};
 
 use crate::client::Client;
@@ -145,9 +147,22 @@ pub(crate) fn version(metadata: &ObjectMeta) -> Result<u64, BadField> {
     })
 }
 
-/// Writes the status of a pool, if it is still at this version. `None`: it is not, or it has gone.
+/// Writes the status of a pool, if it is still at this version. `None`: it is not, or it has gone. When each
+/// condition last changed is filled in.
 pub async fn write_status(client: &Client, pool: &IpPool, status: &PoolStatus) -> Result<Option<IpPool>, Error> {
-    let written = custom::replace(client, &resource(), &pool.name, pool.version, Part::Status, status).await?;
+    let mut status = status.clone();
+    for condition in &mut status.conditions {
+        let same = |before: &&Condition| before.type_ == condition.type_ && before.status == condition.status;
+        let before = pool
+            .status
+            .conditions
+            .iter()
+            .find(same)
+            .map(|before| before.last_transition_time.clone());
+        let now = || format!("{:.0}", Timestamp::now());
+        condition.last_transition_time = before.filter(|time| !time.is_empty()).unwrap_or_else(now);
+    }
+    let written = custom::replace(client, &resource(), &pool.name, pool.version, Part::Status, &status).await?;
     written.map(|object| read(client, &object)).transpose()
 }
 

@@ -125,22 +125,34 @@ pub async fn write_spec(
     written.map(|object| read(client, &object)).transpose()
 }
 
-/// Removes the object of a node that has gone, if it is still at this version.
-pub async fn delete(client: &Client, at: &NodeAddresses) -> Result<(), Error> {
-    let api = Api::<DynamicObject>::all_with(client.kube.clone(), &resource());
-    let preconditions = Preconditions {
-        resource_version: Some(at.version.to_string()),
-        uid: None,
+/// Removes the object of a node, if the node has gone and the object is still at this version. True where there is
+/// no such node.
+pub async fn collect(client: &Client, at: &NodeAddresses) -> Result<bool, Error> {
+    let what = format!("collect NodeAddresses {}", at.node);
+    let work = async {
+        let node = Api::<core::Node>::all(client.kube.clone())
+            .get_metadata_opt(&at.node)
+            .await?;
+        if node.is_some() {
+            return Ok(false);
+        }
+        let preconditions = Preconditions {
+            resource_version: Some(at.version.to_string()),
+            uid: None,
+        };
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
+        let api = Api::<DynamicObject>::all_with(client.kube.clone(), &resource());
+        match api.delete(&at.node, &params).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(true),
+            other => other.map(|_| true),
+        }
     };
-    let params = DeleteParams {
-        preconditions: Some(preconditions),
-        ..DeleteParams::default()
-    };
-    match tokio::time::timeout(custom::WRITE_LIMIT, api.delete(&at.node, &params)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(()),
-        Ok(Err(source)) => Err(client.failed(format!("delete NodeAddresses {}", at.node), source)),
-        Err(_) => Err(client.silent(format!("delete NodeAddresses {}", at.node), custom::WRITE_LIMIT)),
+    match tokio::time::timeout(custom::WRITE_LIMIT, work).await {
+        Ok(result) => result.map_err(|source| client.failed(what, source)),
+        Err(_) => Err(client.silent(what, custom::WRITE_LIMIT)),
     }
 }
 

@@ -10,6 +10,7 @@ macro_rules! say {
 
 mod agent;
 mod bench;
+mod controller;
 mod dns;
 mod lab;
 mod status;
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Run the node agent: pods' addresses and routes, services, policy.
     Agent(agent::Args),
+    /// Share out the cluster's address pools among its nodes.
+    Controller(controller::Args),
     /// Answer the cluster's names on this node.
     Dns(dns::Args),
     /// A real multi-node cluster on this machine.
@@ -55,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(args) => agent::run(args),
+        Command::Controller(args) => controller::run(args),
         Command::Dns(args) => dns::run(args),
         Command::Lab(args) => lab::run(args),
         Command::Status(args) => status::run(args),

@@ -103,6 +103,30 @@ pub struct PoolStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl PoolStatus {
+    /// Whether both say the same, whenever they began to.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let mut dated = self.clone();
+        for condition in &mut dated.conditions {
+            let of = other.conditions.iter().find(|of| of.type_ == condition.type_);
+            condition.last_transition_time = of.map(|of| of.last_transition_time.clone()).unwrap_or_default();
+        }
+        dated == *other
+    }
+
+    /// Whether both say the same but for numbers, which change all the time.
+    pub fn differs_in_numbers_only(&self, other: &Self) -> bool {
+        let gist = |of: &Self| {
+            of.conditions
+                .iter()
+                .map(|of| (of.type_.clone(), of.status.clone(), of.reason.clone()))
+                .collect::<Vec<_>>()
+        };
+        (self.observed_generation, &self.in_force) == (other.observed_generation, &other.in_force)
+            && gist(self) == gist(other)
+    }
+}
+
 /// A number of addresses in each family, at most `i64::MAX`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

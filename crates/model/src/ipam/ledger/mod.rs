@@ -124,6 +124,11 @@ impl Ledger {
         self.nodes.get(name).is_some_and(|book| book.labels.is_some())
     }
 
+    /// The newest version of a node's object.
+    pub fn object(&self, node: &str) -> Option<&NodeAddresses> {
+        self.nodes.get(node)?.object.as_ref()
+    }
+
     /// Sets the networks of something that is not for pods. `of` tells it apart.
     pub fn set_foreign(&mut self, of: String, networks: Vec<(IpNet, Foreign)>) {
         let before = self.foreign.get(&of).cloned().unwrap_or_default();

@@ -1,0 +1,95 @@
+//! `weft controller`: shares out the cluster's address pools among its nodes. Wires watches, the books of
+//! `model::ipam` and writes; decides nothing itself.
+//!
+//! ```text
+//! API server -> cluster::watch -> Ledger -> what to write -> desk.rs -> API server
+//!                                   ^--- what providers assign --- providers.rs
+//! ```
+//!
+//! Any number of them may run: one leads (`cluster::lease`), the others wait. All state is in the objects, so that a
+//! restart or a change of leader loses nothing.
+
+mod desk;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info, warn};
+use weft_cluster::lease::Election;
+
+/// Command line.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where the API server is and who asks; without it, the service account of the pod that this runs in.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// Namespace of the Lease that says which controller acts.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "kube-system")]
+    namespace: String,
+    /// Name of that Lease.
+    #[arg(long, default_value = "weft-controller")]
+    lease: String,
+    /// Who this is, in the Lease [default: the host's name and something unique]
+    #[arg(long)]
+    identity: Option<String>,
+    /// Address range of Services, where the API server has no ServiceCIDRs to tell it; pools must not overlap it.
+    #[arg(long, value_name = "CIDR")]
+    service_cidr: Vec<IpNet>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    crate::log_to_stderr();
+    crate::daemon_runtime()?.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
+    let identity = args.identity.unwrap_or_else(unique);
+    info!(server = client.server(), identity, "controller started");
+    let mut election = Election::new(&client, &args.namespace, &args.lease, &identity);
+    tokio::select! {
+        () = election.acquire(|error| warn!("cannot find out who leads: {error}; trying again")) => {}
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    }
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut work = std::pin::pin!(desk::run(client.clone(), args.service_cidr, stopped));
+    // What loses the lead drops its work, and with it what it has under way.
+    tokio::select! {
+        why = election.renew() => return lost(&why),
+        () = &mut work => anyhow::bail!("the watches have ended"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    tokio::select! {
+        why = election.renew() => return lost(&why),
+        () = &mut work => {}
+    }
+    if let Err(error) = election.release().await {
+        warn!("{error}; another controller begins when the Lease has run out");
+    }
+    info!("controller stops; nodes keep the addresses that they have");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Who led and leads no more ends, and is started again by whoever runs it.
+fn lost(why: &str) -> anyhow::Result<ExitCode> {
+    error!("no longer leading: {why}");
+    Ok(ExitCode::FAILURE)
+}
+
+fn unique() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!(
+        "{}_{}",
+        host.unwrap_or_else(|| "controller".into()),
+        uuid::Uuid::new_v4()
+    )
+}
