@@ -389,9 +389,9 @@ fn what_leaves_the_cluster_has_the_nodes_address_and_nothing_else_has() {
             ]),
         };
         // Twice, the second time with more than one message holds.
-        masquerade::set(&ranges).unwrap();
+        let written = masquerade::ensure(&ranges, None).unwrap();
         ranges.cluster.extend(many);
-        masquerade::set(&ranges).unwrap();
+        masquerade::ensure(&ranges, Some(written)).unwrap();
     });
     let rules = node.run(|| {
         std::process::Command::new("nft")
@@ -419,11 +419,69 @@ fn what_leaves_the_cluster_has_the_nodes_address_and_nothing_else_has() {
     });
 }
 
-/// A node's address, or nowhere.
+#[test]
+fn masquerading_changes_by_what_differs_and_comes_back_when_somebody_flushes_it() {
+    let node = node(&[]);
+    let nft = |node: &Netns, arguments: &'static str| {
+        node.run(move || {
+            let done = std::process::Command::new("nft")
+                .args(arguments.split(' '))
+                .output()
+                .unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8(done.stdout).unwrap()
+        })
+    };
+    let ranges = |cluster: &[&str]| Masquerade {
+        pods: vec!["10.244.0.0/23".parse().unwrap()],
+        cluster: cluster.iter().map(|net| net.parse().unwrap()).collect(),
+    };
+    let ensure = |wanted: Masquerade, written: Option<masquerade::Written>| {
+        node.run(move || masquerade::ensure(&wanted, written).unwrap())
+    };
+    let first = ensure(ranges(&["10.244.0.0/23", "10.244.4.0/23"]), None);
+    let handles = nft(&node, "-a list chain inet weft outgoing");
+    // Ranges that touch become one, and come apart again; the rules are the same ones all the while.
+    let joined = ensure(
+        ranges(&["10.244.0.0/23", "10.244.2.0/23", "10.244.4.0/23", "fd00::/64"]),
+        Some(first),
+    );
+    let text = nft(&node, "list table inet weft");
+    assert!(
+        text.contains("10.244.0.0-10.244.5.255") && text.contains("fd00::/64"),
+        "{text}"
+    );
+    let apart = ensure(ranges(&["10.244.0.0/23", "255.255.255.0/24"]), Some(joined));
+    let text = nft(&node, "list table inet weft");
+    assert!(
+        text.contains("10.244.0.0/23, 255.255.255.0/24") && !text.contains("fd00"),
+        "{text}"
+    );
+    assert_eq!(nft(&node, "-a list chain inet weft outgoing"), handles);
+    // Somebody else's table is none of ours.
+    nft(&node, "add table inet other");
+    let mut written = ensure(ranges(&["10.244.0.0/23"]), Some(apart));
+    assert_eq!(nft(&node, "-a list chain inet weft outgoing"), handles);
+    let right = nft(&node, "list table inet weft");
+    for damage in [
+        "flush ruleset",
+        "delete table inet weft",
+        "flush chain inet weft outgoing",
+        "flush set inet weft pods4",
+        "delete element inet weft cluster4 { 10.244.0.0/23 }",
+        "add rule inet weft outgoing accept",
+    ] {
+        nft(&node, damage);
+        written = ensure(ranges(&["10.244.0.0/23"]), Some(written));
+        assert_eq!(nft(&node, "list table inet weft"), right, "{damage}");
+    }
+}
+
 fn config() -> Config {
     Config::new(Encapsulation::Vxlan)
 }
 
+/// A node's address, or nowhere.
 fn hop(text: &str) -> NextHop {
     text.parse().map_or(NextHop::Unreachable, NextHop::Via)
 }

@@ -168,7 +168,7 @@ impl RouteTable {
             let mut lost = false;
             for range in ranges(state, node) {
                 match self.next_hop(state, node, range) {
-                    Some(NextHop::Tunnel(_)) => tunnelled = Some(range),
+                    Some(NextHop::Tunnel(_)) => tunnelled = tunnelled.or(Some(range)),
                     Some(_) => {}
                     None => {
                         reach.lost.push(self.no_way(state, node, range));

@@ -69,7 +69,7 @@ fn the_same_segment_is_direct_and_the_rest_is_tunnelled() {
     );
     let reach = table.reach(&state);
     assert_eq!((reach.direct, reach.tunnelled, reach.lost.len()), (1, 1, 0));
-    assert_eq!(reach.why.unwrap(), "fd90::11 of n3 is not on this node's segment");
+    assert_eq!(reach.why.unwrap(), "10.90.0.11 of n3 is not on this node's segment");
 }
 
 #[test]

@@ -17,6 +17,8 @@ use super::routes::Routes;
 
 /// How often the kernel is compared with what is wanted, although it has told of no change.
 const CHECK: Duration = Duration::from_secs(30);
+/// How often it is asked whether somebody has changed the kernel's nftables: one short question.
+const RULES: Duration = Duration::from_secs(1);
 /// How many changes are taken in before the kernel is looked after.
 const BATCH: usize = 256;
 
@@ -41,6 +43,8 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
         }
     };
     let mut batch = Vec::with_capacity(BATCH);
+    let mut rules = tokio::time::interval(RULES);
+    rules.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut check = tokio::time::interval(CHECK);
     check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -53,6 +57,7 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
                 follower.take_in(dirty).await;
             }
             () = changed(&mut kernel) => follower.look_after().await,
+            _ = rules.tick() => follower.look_at_rules().await,
             _ = check.tick() => follower.look_after().await,
         }
     }
@@ -237,6 +242,13 @@ impl Follower {
         self.write(again);
         self.routes.look(&self.state).await;
         self.note();
+    }
+
+    /// Puts back what somebody has flushed.
+    async fn look_at_rules(&mut self) {
+        if self.state.synced() {
+            self.routes.masquerade(&self.state).await;
+        }
     }
 
     /// What the report says about all this.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use tracing::{info, warn};
+use weft_dataplane::net::masquerade::Written;
 use weft_dataplane::net::tunnel::{self, Encapsulation, Here};
 use weft_dataplane::net::{NetError, masquerade, pod, routes, uplink};
-use weft_model::compile::{self, Masquerade, RouteTable, Routing, Underlay};
+use weft_model::compile::{self, RouteTable, Routing, Underlay};
 use weft_model::desired::Step;
 use weft_model::{State, compile::NextHop};
 
@@ -40,7 +41,7 @@ pub(super) struct Routes {
     table: RouteTable,
     here: Here,
     /// What the kernel masquerades, once that has been written.
-    masquerade: Option<Masquerade>,
+    masquerade: Option<Written>,
 }
 
 impl Routes {
@@ -131,19 +132,18 @@ impl Routes {
         }
     }
 
-    /// Writes what is masqueraded, where it has changed.
-    async fn masquerade(&mut self, state: &State) {
+    /// Writes what is masqueraded, where it or the kernel's rules have changed.
+    pub(super) async fn masquerade(&mut self, state: &State) {
         let wanted = compile::masquerade(state, &self.node.settings.excluded);
-        if self.masquerade.as_ref() == Some(&wanted) {
-            return;
-        }
-        let given = wanted.clone();
-        let error = match tokio::task::spawn_blocking(move || masquerade::set(&given)).await {
-            Ok(Ok(())) => None,
+        let written = self.masquerade.take();
+        let error = match tokio::task::spawn_blocking(move || masquerade::ensure(&wanted, written)).await {
+            Ok(Ok(written)) => {
+                self.masquerade = Some(written);
+                None
+            }
             Ok(Err(error)) => Some(error.to_string()),
             Err(error) => Some(error.to_string()),
         };
-        self.masquerade = error.is_none().then_some(wanted);
         let mut progress = self.node.progress();
         if let Some(why) = error
             .as_ref()

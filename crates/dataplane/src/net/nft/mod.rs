@@ -9,7 +9,7 @@ use netlink_bindings::nftables::{Chained, Nfgenmsg, Request};
 
 use super::NetError;
 pub(super) use expr::{Expr, REGISTER};
-pub(super) use socket::{generation, has_element};
+pub(super) use socket::{contents, generation, has_element};
 
 /// linux/netfilter.h: nfproto, of tables for both families.
 pub(super) const INET: u8 = 1;

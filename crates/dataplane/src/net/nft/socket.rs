@@ -13,6 +13,9 @@ const HEADER: usize = 16;
 /// linux/netlink.h.
 const ACKNOWLEDGE: u16 = 4;
 const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// linux/netfilter/nfnetlink.h: struct nfgenmsg.
+const FAMILY_HEADER: usize = 4;
 
 /// Sends a batch and waits for what the kernel says to it: one acknowledgement at the end, or an error.
 pub(super) fn send(mut messages: Vec<u8>) -> io::Result<()> {
@@ -62,6 +65,56 @@ pub(in crate::net) fn has_element(table: &CStr, set: &CStr, key: &[u8]) -> io::R
     }
 }
 
+/// What the kernel says about a chain's rules and the elements of sets, in an inet table: the same bytes as long as
+/// nobody changes them. `None` where one of them is not there.
+pub(in crate::net) fn contents(table: &CStr, chain: &CStr, sets: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
+    let header = Nfgenmsg {
+        nfgen_family: INET,
+        ..Nfgenmsg::new()
+    };
+    let mut rules = Chained::new(1);
+    let mut request = rules.request().op_getrule_dump(&header);
+    request.encode().push_table(table).push_chain(chain);
+    drop(request);
+    let mut dumps = vec![rules];
+    for set in sets {
+        let mut elements = Chained::new(1);
+        let mut request = elements.request().op_getsetelem_dump(&header);
+        request.encode().push_table(table).push_set(set);
+        drop(request);
+        dumps.push(elements);
+    }
+    let mut found = vec![];
+    for dump in dumps {
+        match append_dump(&dump.finalize().into_chained().into_buf(), &mut found) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result?,
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Appends the attributes of each message of a dump: their headers count the kernel's transactions.
+fn append_dump(question: &[u8], found: &mut Vec<u8>) -> io::Result<()> {
+    let socket = exchange(question)?;
+    loop {
+        let (answers, _) = socket.recv_from_full()?;
+        let mut rest = &answers[..];
+        while rest.len() >= HEADER {
+            if let Some(code) = failure(rest).filter(|code| *code != 0) {
+                return Err(io::Error::from_raw_os_error(-code));
+            }
+            if kind(rest) == Some(DONE) {
+                return Ok(());
+            }
+            let length = rest[..4].try_into().map(u32::from_ne_bytes).unwrap_or_default() as usize;
+            let end = length.clamp(HEADER, rest.len());
+            found.extend(rest.get(HEADER + FAMILY_HEADER..end).unwrap_or_default());
+            rest = rest.get(end.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
 /// Sends to the kernel, which has answered by the time this returns.
 fn exchange(messages: &[u8]) -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
@@ -72,9 +125,14 @@ fn exchange(messages: &[u8]) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The type of a message.
+fn kind(message: &[u8]) -> Option<u16> {
+    Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
+}
+
 /// The error number of an answer that is an acknowledgement (0) or an error (negative).
 fn failure(answer: &[u8]) -> Option<i32> {
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+    let kind = kind(answer)?;
     let code = i32::from_ne_bytes(answer.get(HEADER..HEADER + 4)?.try_into().ok()?);
     (kind == ERROR).then_some(code)
 }
