@@ -11,6 +11,7 @@ mod kubectl;
 mod lifecycle;
 mod network;
 mod nodes;
+mod paths;
 mod scale;
 mod support;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         families::tests(),
         hostports::tests(),
         nodes::tests(),
+        paths::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),

@@ -27,7 +27,7 @@ fn the_checks_of_make_lab() {
     let said = weft(&["lab", "check", "--name", Lab::shared().name(), "-o", "json"]).good();
     let checks: Value = serde_json::from_str(&said).unwrap();
     let checks = checks.as_array().unwrap();
-    assert_eq!(checks.len(), 9, "{said}");
+    assert_eq!(checks.len(), 10, "{said}");
     assert!(checks.iter().all(|check| check["ok"] == true), "{said}");
 }
 

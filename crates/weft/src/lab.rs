@@ -50,6 +50,12 @@ enum Command {
         /// Spread the nodes over so many segments, each a subnet of its own; the router between them knows no pods.
         #[arg(long, default_value_t = 1)]
         segments: usize,
+        /// MTU of the nodes' uplinks [default: 1500]
+        #[arg(long, value_name = "BYTES")]
+        uplink_mtu: Option<u32>,
+        /// MTU between the lab's router and the internet [default: 1500]
+        #[arg(long, value_name = "BYTES")]
+        internet_mtu: Option<u32>,
         /// An argument for every agent, such as --agent-arg=--routing=vxlan; give it more than once for several.
         #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
         agent_arg: Vec<String>,
@@ -140,6 +146,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             nodes,
             ip_family,
             segments,
+            uplink_mtu,
+            internet_mtu,
             agent_arg,
             no_demo,
             timeout,
@@ -148,6 +156,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 nodes,
                 families: ip_family,
                 segments,
+                mtu: up::spec::Mtu {
+                    uplink: uplink_mtu,
+                    internet: internet_mtu,
+                },
                 agent_args: agent_arg,
                 demo: !no_demo,
                 definitions: weft_cluster::definitions(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::bootstrap::DEMO_NAMESPACE;
+use super::internet::{router, server};
 use super::{Error, Lab, exec, ready};
 use crate::client::{Client, ListOptions, Res};
 
@@ -88,6 +89,11 @@ pub async fn check(lab: &Lab) -> Result<Vec<Check>, Error> {
             )
             .await,
     ];
+    if let (Some(server), Some(router)) = (server(spec.families).first(), router(spec.families).first()) {
+        let url = format!("http://{}/", in_url(&server.addr().to_string()));
+        let seen = Expect::Router(router.addr().to_string());
+        done.push(checks.http("the internet, by the router's address", &url, &seen).await);
+    }
     if spec.nodes.len() > 1 {
         let distant = find("web server on another node", &web(false))?;
         let far = find("far server", &|pod| pod["metadata"]["name"] == "far")?;
@@ -133,6 +139,8 @@ enum Expect<'a> {
     Any,
     /// The pod itself, over its loopback.
     Localhost,
+    /// A server beyond the router, to which everybody has this address.
+    Router(String),
 }
 
 struct Checks<'a> {
@@ -156,13 +164,14 @@ impl Checks<'_> {
             Expect::Pod(pod) => (pod["metadata"]["name"].as_str(), self.client_ip),
             Expect::Any => (None, self.client_ip),
             Expect::Localhost => (Some("client"), "127.0.0.1"),
+            Expect::Router(address) => (None, address.as_str()),
         };
         check.ok = pod.is_none_or(|pod| pod == field("pod")) && seen == source && !field("pod").is_empty();
-        check.detail = format!(
-            "{url} answered by {} on {}, which saw {seen}",
-            field("pod"),
-            field("node")
-        );
+        let place = match field("node") {
+            "" => String::new(),
+            node => format!(" on {node}"),
+        };
+        check.detail = format!("{url} answered by {}{place}, which saw {seen}", field("pod"));
         if !check.ok {
             check.detail.push_str(&format!(
                 "; expected {} to see {source}",

@@ -68,8 +68,27 @@ pub(super) struct Daemon {
     pub(super) args: Vec<String>,
     pub(super) cgroup: PathBuf,
     pub(super) log: PathBuf,
-    /// The node it runs in; the machine's own namespaces where there is none.
-    pub(super) node: Option<Arc<Namespaces>>,
+    pub(super) place: Place,
+}
+
+/// Where a daemon runs.
+pub(super) enum Place {
+    /// In the machine's own namespaces.
+    Machine,
+    /// In a network namespace.
+    Network(File),
+    /// In a node.
+    Node(Arc<Namespaces>),
+}
+
+impl Place {
+    fn join(&self) -> nix::Result<()> {
+        match self {
+            Self::Machine => Ok(()),
+            Self::Network(net) => setns(net.as_fd(), CloneFlags::CLONE_NEWNET),
+            Self::Node(node) => node.join(),
+        }
+    }
 }
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -115,10 +134,8 @@ impl Daemon {
         let (cgroup, unwanted) = (self.cgroup.clone(), Arc::new(AtomicBool::new(false)));
         let told = unwanted.clone();
         let run = move || {
-            if let Some(node) = &self.node
-                && let Err(error) = node.join()
-            {
-                tracing::error!(daemon = name, %error, "cannot enter the node");
+            if let Err(error) = self.place.join() {
+                tracing::error!(daemon = name, %error, "cannot enter the namespaces it is to run in");
                 return;
             }
             let mut backoff = FIRST_BACKOFF;
@@ -156,7 +173,7 @@ impl Daemon {
     fn run_once(&self, log: &File) -> std::io::Result<std::process::ExitStatus> {
         Command::new("/bin/sh")
             .args(["-c", r#"echo $$ > "$0" && exec "$@""#])
-            .arg(in_own_cgroup_view(&self.cgroup, self.node.is_some()).join("cgroup.procs"))
+            .arg(in_own_cgroup_view(&self.cgroup, matches!(self.place, Place::Node(_))).join("cgroup.procs"))
             .arg(&self.program)
             .args(&self.args)
             .current_dir("/")

@@ -76,6 +76,9 @@ pub enum Error {
         /// What the kernel said.
         source: rtnetlink::Error,
     },
+    /// The router's rules were refused.
+    #[error("nft refuses the rules of the lab's router, does this kernel have nftables' NAT? {0}")]
+    Nft(String),
     /// A request to the lab's API server failed.
     #[error("{what}: {source}")]
     Api {

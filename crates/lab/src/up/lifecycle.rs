@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 
-use super::spec::{MOST_NODES, MOST_SEGMENTS};
+use super::spec::{MOST_NODES, MOST_SEGMENTS, Mtu};
 use super::{Error, Lab, Spec, bootstrap, cgroup, exec, netns};
 use crate::client::{Client, Event, ListOptions, Res};
 use crate::families::Families;
@@ -24,6 +24,8 @@ pub struct Options {
     pub families: Families,
     /// How many segments the nodes are spread over.
     pub segments: usize,
+    /// The largest packet on the segments and on the way to the internet; what the kernel takes where nothing is said.
+    pub mtu: Mtu,
     /// What every agent is told besides what it needs.
     pub agent_args: Vec<String>,
     /// Whether to deploy the demo.
@@ -190,6 +192,7 @@ fn create(lab: &Lab, count: usize, options: &Options) -> Result<Spec, Error> {
         api_port: free_port()?,
         families: options.families,
         segments: u8::try_from(options.segments).unwrap_or(1),
+        mtu: options.mtu,
         agent_args: options.agent_args.clone(),
         nodes: vec![],
     };
@@ -229,7 +232,7 @@ fn spawn_supervisor(lab: &Lab, spec: &Spec) -> Result<Child, Error> {
 fn destroy(lab: &Lab) -> Result<Down, Error> {
     let subtree = cgroup::of_lab(lab)?;
     let dir = lab.dir();
-    let own = [lab.segment_netns()];
+    let own = [lab.segment_netns(), lab.internet_netns()];
     let nodes = netns::list(&lab.node_netns("node-"));
     let found = subtree.exists() || dir.exists();
     cgroup::destroy(&subtree)?;

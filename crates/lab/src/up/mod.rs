@@ -18,6 +18,7 @@ mod control;
 mod daemon;
 mod error;
 mod exec;
+pub mod internet;
 mod lifecycle;
 mod mounts;
 mod netns;

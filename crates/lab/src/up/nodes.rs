@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::daemon::{Daemon, Kept, Namespaces};
+use super::daemon::{Daemon, Kept, Namespaces, Place};
 use super::mounts::{NodeFiles, write_hosts};
 use super::spec::{KUBECONFIG_IN_NODE, LAB_DIR_IN_NODE, NodeSpec};
 use super::{Error, Lab, Spec, cgroup, netns, segment};
@@ -102,7 +102,7 @@ impl Nodes<'_> {
             args,
             cgroup: cgroup::of_daemon(self.lab, name, component)?,
             log: self.lab.log(component, Some(name)),
-            node: Some(on.namespaces.clone()),
+            place: Place::Node(on.namespaces.clone()),
         };
         on.daemons.insert(component, daemon.keep()?);
         Ok(())

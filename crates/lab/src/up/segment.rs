@@ -9,8 +9,9 @@ use std::os::fd::AsRawFd as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
+use super::internet::{self, OUTSIDE};
 use super::spec::NodeSpec;
 use super::{Error, Spec, netns};
 
@@ -42,19 +43,16 @@ pub(super) fn create(segments: &File, spec: &Spec) -> Result<(), Error> {
 
 /// Plugs a node in: a veth pair between its segment's bridge and the node's `eth0`, its addresses, its default routes.
 pub(super) fn plug(segments: &File, node: &File, lab: &Spec, spec: &NodeSpec) -> Result<(), Error> {
-    let far = format!("{}-up", spec.name);
     netns::inside(segments, || {
         with_netlink(async |net| {
             let bridge = net.index(&bridge(spec.segment)).await?;
-            net.create(LinkVeth::new(&spec.name, &far).controller(bridge).up().build())
-                .await?;
-            let far = net.index(&far).await?;
-            let into_node = LinkUnspec::new_with_index(far)
-                .name(UPLINK)
-                .address(spec.mac().to_vec())
-                .setns_by_fd(node.as_raw_fd())
-                .build();
-            net.change(into_node, "move the uplink into the node").await
+            let near = LinkVeth::new(&spec.name, &far(&spec.name)).controller(bridge).up();
+            let into_node = |far: LinkMessageBuilder<LinkUnspec>| {
+                far.name(UPLINK)
+                    .address(spec.mac().to_vec())
+                    .setns_by_fd(node.as_raw_fd())
+            };
+            net.pair(near, &spec.name, lab.mtu.uplink, into_node).await
         })
     })?;
     netns::inside(node, || {
@@ -66,6 +64,41 @@ pub(super) fn plug(segments: &File, node: &File, lab: &Spec, spec: &NodeSpec) ->
             net.configure(lab, spec).await
         })
     })
+}
+
+/// Connects the router to the internet, by a link with one end and its addresses in each.
+pub(super) fn connect(segments: &File, internet: &File, lab: &Spec) -> Result<(), Error> {
+    netns::inside(segments, || {
+        with_netlink(async |net| {
+            let near = LinkVeth::new(OUTSIDE, &far(OUTSIDE)).up();
+            let into_internet =
+                |far: LinkMessageBuilder<LinkUnspec>| far.name(UPLINK).setns_by_fd(internet.as_raw_fd());
+            net.pair(near, OUTSIDE, lab.mtu.internet, into_internet).await?;
+            let outside = net.index(OUTSIDE).await?;
+            for address in internet::router(lab.families) {
+                net.address(outside, address).await?;
+            }
+            Ok(())
+        })
+    })?;
+    netns::inside(internet, || {
+        set(&AT_ONCE)?;
+        set(&[("ipv6/conf/eth0/accept_dad", "0")])?;
+        with_netlink(async |net| {
+            net.up("lo").await?;
+            net.up(UPLINK).await?;
+            let uplink = net.index(UPLINK).await?;
+            for address in internet::server(lab.families) {
+                net.address(uplink, address).await?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The other end of a link, until it is where it belongs.
+fn far(near: &str) -> String {
+    format!("{near}-up")
 }
 
 /// Pulls a node's plug: its uplink is gone at both ends.
@@ -125,6 +158,24 @@ impl Net {
             .execute()
             .await
             .map_err(Error::netlink("create a link of the lab's segments"))
+    }
+
+    /// Makes a veth pair, both ends with that MTU, the far one as `place` says.
+    async fn pair(
+        &self,
+        near: LinkMessageBuilder<LinkVeth>,
+        name: &str,
+        mtu: Option<u32>,
+        place: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<(), Error> {
+        self.create(near.build()).await?;
+        let (near, far) = (self.index(name).await?, self.index(&far(name)).await?);
+        for (index, mtu) in [near, far].into_iter().filter_map(|index| Some((index, mtu?))) {
+            let link = LinkUnspec::new_with_index(index).mtu(mtu).build();
+            self.change(link, &format!("set the MTU of {name} to {mtu}")).await?;
+        }
+        let far = place(LinkUnspec::new_with_index(far)).build();
+        self.change(far, &format!("place the far end of {name}")).await
     }
 
     async fn change(&self, link: LinkMessage, what: &str) -> Result<(), Error> {

@@ -99,6 +99,11 @@ impl Lab {
         format!("weft-{}", self.name)
     }
 
+    /// The network namespace beyond the router. A dot is in no lab's name, so it is no other lab's.
+    pub fn internet_netns(&self) -> String {
+        format!("weft-{}.internet", self.name)
+    }
+
     /// The network namespace of a node.
     pub fn node_netns(&self, node: &str) -> String {
         format!("weft-{}-{node}", self.name)
@@ -144,10 +149,21 @@ pub struct Spec {
     pub families: Families,
     /// How many segments the nodes are spread over.
     pub segments: u8,
+    /// The largest packets.
+    pub mtu: Mtu,
     /// What every agent is told besides what it needs.
     pub agent_args: Vec<String>,
     /// The nodes.
     pub nodes: Vec<NodeSpec>,
+}
+
+/// The largest packet on a way, in bytes with the IP header; 1500 where nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mtu {
+    /// Of the nodes' uplinks and what they are plugged into.
+    pub uplink: Option<u32>,
+    /// Between the router and the internet.
+    pub internet: Option<u32>,
 }
 
 impl Spec {
@@ -265,6 +281,7 @@ mod tests {
             api_port: 1,
             families,
             segments,
+            mtu: Mtu::default(),
             agent_args: vec![],
             nodes: vec![],
         }

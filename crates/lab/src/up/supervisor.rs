@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::thread::ScopedJoinHandle;
 
 use super::control::{self, Request};
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Place};
 use super::nodes::{Nodes, Running};
 use super::spec::API_PORT;
-use super::{Error, Lab, Spec, cgroup, netns, router, segment};
+use super::{Error, Lab, Spec, cgroup, internet, netns, router, segment};
 use crate::api::pki;
 
 /// Brings up the lab that `up` has recorded, and does what it is told from then on.
@@ -26,6 +26,7 @@ pub fn supervise(lab: &Lab) -> Result<(), Error> {
         let of_router = segments.try_clone();
         router::start(lab, of_router.map_err(Error::io("share", lab.segment_netns()))?)?;
     }
+    internet::start(lab, &spec, &segments)?;
     let server = SocketAddr::new(spec.control_plane(), API_PORT);
     let kubeconfig = pki::kubeconfig(&lab.dir(), &format!("https://{server}"), lab.name());
     let nodes = Nodes {
@@ -45,7 +46,7 @@ fn control_plane(lab: &Lab, spec: &Spec) -> Result<(), Error> {
         args: args.map(str::to_owned).to_vec(),
         cgroup: cgroup::of_control(lab, "api")?,
         log: lab.log("api", None),
-        node: None,
+        place: Place::Machine,
     };
     api.keep().map(drop)
 }

@@ -1,0 +1,181 @@
+//! The ways of packets between nodes and out of the cluster: over one segment, over several, and through the router.
+
+use std::process::{Command, Stdio};
+
+use libtest_mimic::Trial;
+
+use crate::support::{Background, Lab, Namespace, eventually, test, weft, weft_path};
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![
+        test("paths::the_internet_sees_the_router", the_internet_sees_the_router),
+        test("paths::direct_takes_a_whole_packet", direct_takes_a_whole_packet),
+        test("paths::node_and_its_pods", node_and_its_pods),
+        test("paths::several_segments", several_segments),
+        test("paths::what_is_not_masqueraded", what_is_not_masqueraded),
+    ]
+}
+
+/// An address as a URL has it.
+fn in_url(ip: &str) -> String {
+    match ip.contains(':') {
+        true => format!("[{ip}]"),
+        false => ip.to_owned(),
+    }
+}
+
+/// A pod's addresses, IPv4 first.
+fn ips(namespace: &Namespace, pod: &str) -> [String; 2] {
+    [0, 1].map(|at| namespace.field(&format!("pod/{pod}"), &format!(".status.podIPs[{at}].ip")))
+}
+
+/// Whom the server at this URL sees.
+#[track_caller]
+fn seen_by(namespace: &Namespace, pod: &str, url: &str) -> String {
+    let mut said = String::new();
+    eventually(&format!("{pod} reaches {url}"), || {
+        let answer = namespace.ask(pod, &["--timeout", "2", "http", url]);
+        said = answer.stdout;
+        answer.ok
+    });
+    let answer: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let client: std::net::SocketAddr = answer["client"].as_str().unwrap().parse().unwrap();
+    client.ip().to_string()
+}
+
+/// Asserts that packets of this size (with their IP header) arrive whole, and that of one byte more the sender is told
+/// that it is too large.
+#[track_caller]
+fn limit(namespace: &Namespace, from: &str, to: &str, size: usize) {
+    let headers = if to.contains(':') { 48 } else { 28 };
+    let ping = |size: usize| {
+        let payload = (size - headers).to_string();
+        namespace.exec(from, &["ping", "-M", "do", "-c", "1", "-W", "2", "-s", &payload, to])
+    };
+    eventually(&format!("{size} bytes arrive at {to}"), || ping(size).ok);
+    let said = ping(size + 1);
+    let words = format!("{}{}", said.stdout, said.stderr).to_lowercase();
+    assert!(!said.ok, "{} bytes arrive at {to}", size + 1);
+    let told = ["frag needed", "too big", "too long"]
+        .iter()
+        .any(|told| words.contains(told));
+    assert!(told && words.contains(&size.to_string()), "to {to}: {words}");
+}
+
+fn the_internet_sees_the_router() {
+    let namespace = Lab::shared().namespace("internet");
+    namespace.pod("a", Some("node-2"));
+    for (server, router) in [("198.51.100.10", "198.51.100.1"), ("2001:db8::a", "2001:db8::1")] {
+        assert_eq!(seen_by(&namespace, "a", &format!("http://{}/", in_url(server))), router);
+        limit(&namespace, "a", server, 1500);
+    }
+}
+
+fn direct_takes_a_whole_packet() {
+    let namespace = Lab::shared().namespace("direct");
+    for (pod, node) in [("a", "node-1"), ("near", "node-1"), ("far", "node-2")] {
+        namespace.pod(pod, Some(node));
+    }
+    for to in ["near", "far"] {
+        for (ip, own) in ips(&namespace, to).iter().zip(ips(&namespace, "a")) {
+            limit(&namespace, "a", ip, 1500);
+            assert_eq!(seen_by(&namespace, "a", &format!("http://{}:8080/", in_url(ip))), own);
+        }
+    }
+}
+
+/// Nodes reach their own pods and those of others and are reached by them, over both families, by whichever address; and
+/// so do pods in a node's network.
+fn node_and_its_pods() {
+    let lab = Lab::shared();
+    let namespace = lab.namespace("node-path");
+    namespace.pod("a", Some("node-1"));
+    namespace.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: host}\n\
+         spec:\n  hostNetwork: true\n  nodeName: node-2\n  terminationGracePeriodSeconds: 1\n  \
+         containers: [{name: main, image: weft.dev/lab, args: [--http, '18080', --line, '19000']}]\n",
+    );
+    namespace
+        .kubectl(&["wait", "--for=condition=Ready", "pod/host", "--timeout=30s"])
+        .good();
+    for ip in ips(&namespace, "a") {
+        for node in ["node-1", "node-2"] {
+            lab.on_node(node, &["ping", "-c", "1", "-W", "2", &ip]).good();
+        }
+    }
+    for (at, own) in ips(&namespace, "a").iter().enumerate() {
+        let node = namespace.field("pod/host", &format!(".status.hostIPs[{at}].ip"));
+        assert_eq!(
+            &seen_by(&namespace, "a", &format!("http://{}:18080/", in_url(&node))),
+            own
+        );
+        assert_eq!(
+            seen_by(&namespace, "host", &format!("http://{}:8080/", in_url(own))),
+            node
+        );
+    }
+}
+
+/// Two nodes on one segment and one on another: direct within, VXLAN between, and the limit of each way is told.
+fn several_segments() {
+    let lab = Lab::own("segments", &["--segments", "2", "--nodes", "3"]);
+    weft(&["lab", "check", "--name", lab.name()]).good();
+    let namespace = lab.namespace("segments");
+    for (pod, node) in [("a", "node-1"), ("there", "node-2"), ("here", "node-3")] {
+        namespace.pod(pod, Some(node));
+    }
+    for (to, sizes) in [("here", [1500, 1500]), ("there", [1450, 1450])] {
+        for ((ip, own), size) in ips(&namespace, to).iter().zip(ips(&namespace, "a")).zip(sizes) {
+            let url = format!("http://{}:8080/", in_url(ip));
+            assert_eq!(seen_by(&namespace, "a", &url), own, "{url}");
+            limit(&namespace, "a", ip, size);
+        }
+    }
+    let routes = lab.on_node("node-1", &["ip", "route"]).good();
+    assert!(routes.contains("via 10.89.0.13 dev eth0"), "{routes}");
+    assert!(routes.contains("10.90.0.12"), "{routes}");
+    large_line_through_a_service(&namespace);
+}
+
+/// Many whole packets to a Service: the sender believes in 1500 bytes, and must be told what the way takes.
+fn large_line_through_a_service(namespace: &Namespace) {
+    namespace
+        .kubectl(&[
+            "expose",
+            "pod",
+            "there",
+            "--name=there",
+            "--port=90",
+            "--target-port=9000",
+        ])
+        .good();
+    let send =
+        "exec 3<>/dev/tcp/there/90 && { head -c 100000 /dev/zero | tr '\\0' x; echo; } >&3 && timeout 5 head -n 1 <&3";
+    let own = &ips(namespace, "a")[0];
+    eventually("a long line is answered", || {
+        let said = namespace.exec("a", &["bash", "-c", send]);
+        said.ok && said.stdout.contains("pod=there") && said.stdout.contains(own)
+    });
+}
+
+/// To whom the pods' own addresses are to be shown, they are; the router knows the way back, as routers of a site do.
+fn what_is_not_masqueraded() {
+    let exclude = "--agent-arg=--non-masquerade-cidr=";
+    let (v4, v6) = (format!("{exclude}10.89.0.1/32"), format!("{exclude}fd89::1/128"));
+    let lab = Lab::own("shown", &["--no-demo", "--nodes", "1", &v4, &v6]);
+    let namespace = lab.namespace("shown");
+    namespace.pod("a", None);
+    let netns = format!("weft-{}", lab.name());
+    let mut server = Command::new("ip");
+    server.args(["netns", "exec", &netns]).arg(weft_path());
+    server.args(["lab", "serve", "--http", "8090", "--line", "9090"]);
+    let _server = Background(server.stdout(Stdio::null()).spawn().unwrap());
+    for (server, own) in ["10.89.0.1", "fd89::1"].iter().zip(ips(&namespace, "a")) {
+        assert_eq!(
+            seen_by(&namespace, "a", &format!("http://{}:8090/", in_url(server))),
+            own
+        );
+    }
+    // Elsewhere they are not.
+    assert_eq!(seen_by(&namespace, "a", "http://198.51.100.10/"), "198.51.100.1");
+}
