@@ -23,6 +23,8 @@ pub const DURATION: Duration = Duration::from_secs(15);
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it renews, and others look.
 pub const RETRY: Duration = Duration::from_secs(2);
+/// The first attempts follow each other faster: a controller may be started a moment before the API server.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// One candidate.
 pub struct Election {
@@ -48,6 +50,7 @@ impl Election {
 
     /// Waits until this process leads. What fails meanwhile is told to `on_error`, and tried again.
     pub async fn acquire(&mut self, mut on_error: impl FnMut(&Error)) {
+        let mut pause = FIRST_PAUSE;
         loop {
             match tokio::time::timeout(RENEW_DEADLINE, self.try_once()).await {
                 Ok(Ok(true)) => {
@@ -58,7 +61,8 @@ impl Election {
                 Ok(Err(error)) => on_error(&error),
                 Err(_) => on_error(&self.client.silent(format!("read Lease {}", self.name), RENEW_DEADLINE)),
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY);
         }
     }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use support::{Netns, ip};
-use weft_dataplane::net::{PodLink, Rtnl, conntrack, hostport, name, pod, sysctl};
+use weft_dataplane::net::{PodLink, conntrack, hostport, name, pod, sysctl};
 use weft_model::Protocol;
 use weft_model::cni::PortMapping;
 use weft_model::hostport::{HostPorts, resolve};

@@ -12,6 +12,7 @@ mod lifecycle;
 mod network;
 mod nodes;
 mod paths;
+mod pools;
 mod scale;
 mod support;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         api::tests(),
         kubectl::tests(),
         network::tests(),
+        pools::tests(),
         families::tests(),
         hostports::tests(),
         nodes::tests(),

@@ -3,6 +3,7 @@
 mod api;
 mod change;
 mod node;
+mod pools;
 mod print;
 
 use std::os::unix::process::CommandExt as _;
@@ -47,6 +48,9 @@ enum Command {
         /// The address families of nodes, pods and Services: dual, ipv4 or ipv6.
         #[arg(long, default_value_t)]
         ip_family: Families,
+        /// Where pods' addresses come from.
+        #[arg(long, value_enum, default_value_t)]
+        ipam: pools::Ipam,
         /// Spread the nodes over so many segments, each a subnet of its own; the router between them knows no pods.
         #[arg(long, default_value_t = 1)]
         segments: usize,
@@ -98,7 +102,7 @@ enum Command {
         #[arg(trailing_var_arg = true)]
         command: Vec<String>,
     },
-    /// Show the log of a component: api, supervisor, or agent, dns, kubelet of a node.
+    /// Show the log of a component: api, controller, supervisor, or agent, dns, kubelet of a node.
     Logs {
         #[command(flatten)]
         name: Name,
@@ -111,7 +115,7 @@ enum Command {
         #[arg(short, long)]
         follow: bool,
     },
-    /// End a component (api, or agent, dns, kubelet of a node); it comes back at once, from the newest build.
+    /// End a component (api, controller, or agent, dns, kubelet of a node); it comes back at once, from the newest build.
     Restart {
         #[command(flatten)]
         name: Name,
@@ -145,6 +149,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             name,
             nodes,
             ip_family,
+            ipam,
             segments,
             uplink_mtu,
             internet_mtu,
@@ -160,9 +165,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
                     uplink: uplink_mtu,
                     internet: internet_mtu,
                 },
+                node_ranges: ipam == pools::Ipam::Ranges,
                 agent_args: agent_arg,
                 demo: !no_demo,
-                definitions: weft_cluster::definitions(),
+                definitions: pools::objects(ipam, ip_family),
                 weft: std::env::current_exe().context("cannot find this program's own path")?,
                 patience: Duration::from_secs(timeout),
             };
@@ -233,11 +239,11 @@ fn enter(lab: &Lab, node: &str, command: &[String]) -> anyhow::Result<ExitCode> 
 
 fn logs(lab: &Lab, component: &str, node: &str, follow: bool) -> anyhow::Result<ExitCode> {
     up::ready(lab)?;
-    let of_node = !matches!(component, "api" | "supervisor");
+    let of_node = !matches!(component, "api" | "controller" | "supervisor");
     let path: PathBuf = lab.log(component, of_node.then_some(node));
     anyhow::ensure!(
         path.exists(),
-        "there is no log {}; components are api, supervisor, agent, dns, kubelet",
+        "there is no log {}; components are api, controller, supervisor, agent, dns, kubelet",
         path.display()
     );
     let mut tail = Process::new("tail");

@@ -43,6 +43,8 @@ use context::Context;
 /// What the controllers have to be told.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Whether nodes get a part of the following ranges.
+    pub node_ranges: bool,
     /// Which of the following ranges nodes get a part of.
     pub families: Families,
     /// Where the pods' IPv4 addresses come from.
@@ -63,6 +65,7 @@ impl Default for Config {
     /// The ranges of a lab, without a certificate.
     fn default() -> Self {
         Self {
+            node_ranges: true,
             families: Families::Dual,
             pod_cidr_v4: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             node_mask_v4: 23,
@@ -79,7 +82,9 @@ pub async fn run(client: Client, config: Config) {
     let ctx = Context::new(client, config);
     let mut tasks = JoinSet::new();
     start(&mut tasks, "serviceaccount", &ctx, serviceaccount::run);
-    start(&mut tasks, "nodecidr", &ctx, nodecidr::run);
+    if ctx.config.node_ranges {
+        start(&mut tasks, "nodecidr", &ctx, nodecidr::run);
+    }
     start(&mut tasks, "scheduler", &ctx, scheduler::run);
     start(&mut tasks, "replicaset", &ctx, replicaset::run);
     start(&mut tasks, "deployment", &ctx, deployment::run);

@@ -26,11 +26,13 @@ pub struct Options {
     pub segments: usize,
     /// The largest packet on the segments and on the way to the internet; what the kernel takes where nothing is said.
     pub mtu: Mtu,
+    /// Whether nodes get ranges for their pods.
+    pub node_ranges: bool,
     /// What every agent is told besides what it needs.
     pub agent_args: Vec<String>,
     /// Whether to deploy the demo.
     pub demo: bool,
-    /// CustomResourceDefinitions of the network, to be there before its agents.
+    /// CustomResourceDefinitions of the network, and objects of those kinds, to be there before its agents.
     pub definitions: Vec<Value>,
     /// The `weft` binary for the lab's processes; `weft-cni` is expected beside it.
     pub weft: PathBuf,
@@ -193,6 +195,7 @@ fn create(lab: &Lab, count: usize, options: &Options) -> Result<Spec, Error> {
         families: options.families,
         segments: u8::try_from(options.segments).unwrap_or(1),
         mtu: options.mtu,
+        node_ranges: options.node_ranges,
         agent_args: options.agent_args.clone(),
         nodes: vec![],
     };

@@ -1,7 +1,7 @@
 //! A lab from nothing and back to nothing: namespaces, cgroups, processes, demo, and the checks that prove it.
 //!
 //! ```text
-//! weft lab up ── spawns ──> supervisor ── starts and restarts ──> api            (root namespace)
+//! weft lab up ── spawns ──> supervisor ── starts and restarts ──> api, controller (root namespace)
 //!     │                          │                                kubelet ┐
 //!     │                          └── makes: segment, nodes         agent  ├ in each node's namespaces
 //!     └── applies the demo, waits for it                           dns    ┘

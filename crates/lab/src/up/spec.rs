@@ -83,7 +83,7 @@ impl Lab {
         self.dir().join("api.sock")
     }
 
-    /// The log of a component (`api`, `supervisor`), or of one on a node (`agent`, `dns`, `kubelet`).
+    /// The log of a component (`api`, `controller`, `supervisor`), or of one on a node (`agent`, `dns`, `kubelet`).
     pub fn log(&self, component: &str, node: Option<&str>) -> PathBuf {
         let file = node.map_or_else(|| format!("{component}.log"), |node| format!("{component}-{node}.log"));
         self.dir().join("log").join(file)
@@ -151,6 +151,8 @@ pub struct Spec {
     pub segments: u8,
     /// The largest packets.
     pub mtu: Mtu,
+    /// Whether nodes get ranges for their pods; without, their addresses come from pools alone.
+    pub node_ranges: bool,
     /// What every agent is told besides what it needs.
     pub agent_args: Vec<String>,
     /// The nodes.
@@ -282,6 +284,7 @@ mod tests {
             families,
             segments,
             mtu: Mtu::default(),
+            node_ranges: true,
             agent_args: vec![],
             nodes: vec![],
         }

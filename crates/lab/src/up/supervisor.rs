@@ -39,16 +39,24 @@ pub fn supervise(lab: &Lab) -> Result<(), Error> {
     Ok(())
 }
 
+/// The API server, and beside it the controller that shares out address pools.
 fn control_plane(lab: &Lab, spec: &Spec) -> Result<(), Error> {
-    let args = ["lab", "api", "--name", lab.name()];
-    let api = Daemon {
-        program: spec.weft.clone(),
-        args: args.map(str::to_owned).to_vec(),
-        cgroup: cgroup::of_control(lab, "api")?,
-        log: lab.log("api", None),
-        place: Place::Machine,
-    };
-    api.keep().map(drop)
+    let kubeconfig = lab.kubeconfig().display().to_string();
+    let daemons: [(&str, &[&str]); 2] = [
+        ("api", &["lab", "api", "--name", lab.name()]),
+        ("controller", &["controller", "--kubeconfig", &kubeconfig]),
+    ];
+    for (name, args) in daemons {
+        let daemon = Daemon {
+            program: spec.weft.clone(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            cgroup: cgroup::of_control(lab, name)?,
+            log: lab.log(name, None),
+            place: Place::Machine,
+        };
+        daemon.keep()?;
+    }
+    Ok(())
 }
 
 /// All nodes at once.

@@ -28,6 +28,7 @@ pub(super) fn run(lab: &Lab) -> anyhow::Result<()> {
     crate::daemon_runtime()?.block_on(async {
         let server = ApiServer::open(config)?;
         let controllers = controllers::Config {
+            node_ranges: spec.node_ranges,
             families: spec.families,
             ca_pem: pki::authority(&dir)?,
             ..controllers::Config::default()

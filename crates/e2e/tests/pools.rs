@@ -1,0 +1,317 @@
+//! Addresses out of pools, in labs whose nodes have no ranges of their own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use libtest_mimic::Trial;
+
+use crate::support::{Lab, Namespace, eventually, test, weft};
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![
+        test("pools::who_gets_which_address", who_gets_which_address),
+        test(
+            "pools::a_burst_while_controller_and_agent_die",
+            a_burst_while_controller_and_agent_die,
+        ),
+        test(
+            "pools::what_a_pool_runs_out_of_and_gives_back",
+            what_a_pool_runs_out_of_and_gives_back,
+        ),
+        test(
+            "pools::a_node_range_that_overlaps_is_refused",
+            a_node_range_that_overlaps_is_refused,
+        ),
+    ]
+}
+
+/// Creates a pool and waits until it is in force.
+fn pool(lab: &Lab, name: &str, spec: &str) {
+    let yaml = format!("apiVersion: weft.dev/v1alpha1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {spec}\n");
+    lab.kubectl_stdin(&["apply", "-f", "-"], &yaml).good();
+    lab.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        &format!("ippool/{name}"),
+        "--timeout=30s",
+    ])
+    .good();
+}
+
+/// A pod's manifest: `metadata` beside its name, on a node or anywhere.
+fn manifest(name: &str, metadata: &str, node: Option<&str>) -> String {
+    let node = node.map_or_else(String::new, |node| format!("nodeName: {node}, "));
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, {metadata}}}\n\
+         spec: {{{node}terminationGracePeriodSeconds: 1, containers: [{{name: main, image: weft.dev/lab}}]}}\n"
+    )
+}
+
+fn annotated(namespace: &Namespace, name: &str, annotation: &str, node: Option<&str>) {
+    namespace.apply(&manifest(name, &format!("annotations: {{{annotation}}}"), node));
+}
+
+fn ready(namespace: &Namespace, pods: &str) {
+    namespace
+        .kubectl(&["wait", "--for=condition=Ready", pods, "--timeout=60s"])
+        .good();
+}
+
+/// The addresses of a pod, once it has some.
+fn ips(namespace: &Namespace, name: &str) -> Vec<IpAddr> {
+    let text = namespace.field(&format!("pod/{name}"), ".status.podIPs[*].ip");
+    text.split_whitespace().map(|ip| ip.parse().unwrap()).collect()
+}
+
+fn within(ip: IpAddr, cidr: &str) -> bool {
+    cidr.parse::<IpNet>().unwrap().contains(&ip)
+}
+
+/// What `kubectl describe pod` says, once it says this.
+fn described(namespace: &Namespace, name: &str, expected: &str) -> String {
+    let mut said = String::new();
+    eventually(&format!("pod {name} says {expected:?}"), || {
+        said = namespace.kubectl(&["describe", "pod", name]).stdout;
+        said.contains(expected)
+    });
+    said
+}
+
+/// Addresses that a node has of a pool, over both families.
+fn blocks(lab: &Lab, node: &str, pool: &str) -> Vec<IpNet> {
+    let path = format!("jsonpath={{.spec.allocated[?(@.pool==\"{pool}\")].cidrs[*]}}");
+    let said = lab.kubectl(&["get", "nodeaddresses", node, "-o", &path]).stdout;
+    said.split_whitespace().map(|cidr| cidr.parse().unwrap()).collect()
+}
+
+fn who_gets_which_address() {
+    let lab = Lab::own("pools", &["--no-demo", "--nodes", "2", "--ipam", "pools"]);
+    pool(
+        &lab,
+        "blue",
+        "{cidrs: [10.61.0.0/24, 'fd61::/120'], blockSize: {ipv4: 29, ipv6: 125}}",
+    );
+    pool(
+        &lab,
+        "four",
+        "{cidrs: [10.62.0.0/24], blockSize: {ipv4: 32}, preAllocate: 2}",
+    );
+    pool(
+        &lab,
+        "six",
+        "{cidrs: ['fd63::/120'], blockSize: {ipv6: 128}, preAllocate: 2}",
+    );
+    pool(
+        &lab,
+        "team",
+        "{cidrs: [10.64.0.0/24], namespaceSelector: {matchLabels: {team: a}}}",
+    );
+    let namespace = lab.namespace("asks");
+    let green = lab.namespace("green");
+    lab.kubectl(&["annotate", "namespace", "green", "weft.dev/ip-pool=blue"])
+        .good();
+    let team = lab.namespace("team-a");
+    lab.kubectl(&["label", "namespace", "team-a", "team=a"]).good();
+
+    namespace.apply(&manifest("default", "", Some("node-1")));
+    annotated(&namespace, "blue", "weft.dev/ip-pool: blue", Some("node-1"));
+    annotated(&namespace, "four", "weft.dev/ip-pool: four", Some("node-1"));
+    annotated(&namespace, "four-far", "weft.dev/ip-pool: four", Some("node-2"));
+    annotated(&namespace, "six", "weft.dev/ip-pool: six", Some("node-1"));
+    annotated(&namespace, "six-far", "weft.dev/ip-pool: six", Some("node-2"));
+    annotated(
+        &namespace,
+        "fixed",
+        "weft.dev/ip: '10.61.0.77,fd61::77'",
+        Some("node-2"),
+    );
+    green.apply(&manifest("inherits", "", Some("node-2")));
+    team.apply(&manifest("selected", "", Some("node-2")));
+    ready(&namespace, "pods");
+    [&green, &team].map(|namespace| ready(namespace, "pods"));
+
+    let ready_ips = |namespace: &Namespace, name: &str| ips(namespace, name);
+    let check = |namespace: &Namespace, name: &str, cidrs: &[&str]| {
+        let found = ready_ips(namespace, name);
+        assert_eq!(found.len(), cidrs.len(), "{name}: {found:?}");
+        assert!(
+            found.iter().zip(cidrs).all(|(ip, cidr)| within(*ip, cidr)),
+            "{name}: {found:?}"
+        );
+    };
+    check(&namespace, "default", &["10.244.0.0/16", "fd00:10:244::/64"]);
+    check(&namespace, "blue", &["10.61.0.0/24", "fd61::/120"]);
+    check(&namespace, "fixed", &["10.61.0.77/32", "fd61::77/128"]);
+    check(&namespace, "four", &["10.62.0.0/24"]);
+    check(&namespace, "six", &["fd63::/120"]);
+    check(&green, "inherits", &["10.61.0.0/24", "fd61::/120"]);
+    check(&team, "selected", &["10.64.0.0/24"]);
+
+    // Between nodes, in both families, from and to blocks and single addresses; the client's own address is seen.
+    for (from, to) in [
+        ("default", "fixed"),
+        ("blue", "fixed"),
+        ("four", "four-far"),
+        ("six", "six-far"),
+    ] {
+        for (own, ip) in ips(&namespace, from).into_iter().zip(ips(&namespace, to)) {
+            let url = match ip {
+                IpAddr::V4(ip) => format!("http://{ip}:8080/"),
+                IpAddr::V6(ip) => format!("http://[{ip}]:8080/"),
+            };
+            eventually(&format!("{from} reaches {to} at {ip}"), || {
+                let said = namespace.ask(from, &["http", &url]);
+                said.ok && said.stdout.contains(&own.to_string())
+            });
+        }
+    }
+
+    // What is wrong is told to the pod, and nobody else is held up.
+    annotated(&namespace, "nowhere", "weft.dev/ip-pool: red", None);
+    annotated(&namespace, "nine", "weft.dev/ip: nine", None);
+    annotated(&namespace, "same", "weft.dev/ip: 10.61.0.77", Some("node-2"));
+    described(
+        &namespace,
+        "nowhere",
+        "there is no IPPool red; create it, or correct the annotation weft.dev/ip-pool",
+    );
+    described(
+        &namespace,
+        "nine",
+        "annotation weft.dev/ip: \"nine\" is no address of a pod",
+    );
+    described(&namespace, "same", "in use here by namespace asks (fixed)");
+    eventually("status names the pools of each node", || {
+        let said = weft(&["status", "--lab", lab.name()]);
+        said.ok
+            && ["blue", "default", "team"]
+                .iter()
+                .all(|name| said.stdout.contains(&format!("of pool {name}")))
+    });
+}
+
+fn a_burst_while_controller_and_agent_die() {
+    let lab = Lab::own("burst", &["--no-demo", "--nodes", "2", "--ipam", "pools"]);
+    let namespace = lab.namespace("burst");
+    let deployment = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: many}\n\
+        spec:\n  replicas: 60\n  selector: {matchLabels: {app: many}}\n  template:\n    metadata: {labels: {app: many}}\n    \
+        spec: {terminationGracePeriodSeconds: 1, containers: [{name: main, image: weft.dev/lab}]}\n";
+    namespace.apply(deployment);
+    for round in 0..5 {
+        assert_eq!(lab.kill("controller", None), 1);
+        if round % 2 == 0 {
+            lab.kill("agent", Some("node-1"));
+        }
+        eventually("the controller is back", || lab.pids("controller", None).len() == 1);
+    }
+    namespace
+        .kubectl(&["rollout", "status", "deployment/many", "--timeout=120s"])
+        .good();
+    let all = || {
+        let said = namespace.field("pods", ".items[*].status.podIPs[*].ip");
+        said.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let given = all();
+    assert_eq!(given.len(), 120, "{given:?}");
+    assert_eq!(
+        given.iter().collect::<BTreeSet<_>>().len(),
+        120,
+        "an address was given twice: {given:?}"
+    );
+    let has = |node: &str| blocks(&lab, node, "default");
+    let (one, two) = (has("node-1"), has("node-2"));
+    assert!(!one.iter().any(|cidr| two.contains(cidr)), "{one:?} {two:?}");
+
+    // What is not needed any more goes back, and what stays works.
+    namespace.kubectl(&["scale", "deployment/many", "--replicas=2"]).good();
+    eventually("the pods are gone", || all().len() == 4);
+    let ipv4 = |node: &str| has(node).iter().filter(|cidr| cidr.addr().is_ipv4()).count();
+    eventually("the nodes keep what they need and a buffer", || {
+        ipv4("node-1") <= 2 && ipv4("node-2") <= 2
+    });
+    for ip in all() {
+        let ip: IpAddr = ip.parse().unwrap();
+        let held = || {
+            ["node-1", "node-2"]
+                .iter()
+                .any(|node| has(node).iter().any(|cidr| cidr.contains(&ip)))
+        };
+        assert!(held(), "{ip} is in use and no node has it");
+    }
+    eventually("status is healthy", || weft(&["status", "--lab", lab.name()]).ok);
+}
+
+fn what_a_pool_runs_out_of_and_gives_back() {
+    let lab = Lab::own("small", &["--no-demo", "--nodes", "1", "--ipam", "pools"]);
+    let namespace = lab.namespace("small");
+    pool(&lab, "tiny", "{cidrs: [10.71.0.0/31], blockSize: {ipv4: 32}}");
+    for name in ["a", "b"] {
+        annotated(&namespace, name, "weft.dev/ip-pool: tiny", None);
+    }
+    ready(&namespace, "pods");
+    annotated(&namespace, "c", "weft.dev/ip-pool: tiny", None);
+    let said = described(
+        &namespace,
+        "c",
+        "IPPool tiny has no free IPv4 address on this node: 2 of 2 are in use",
+    );
+    for part in [
+        "FailedCreatePodSandBox",
+        "weft-agent",
+        "in use here by namespace small (2 pods, such as a)",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    // The next pod gets what one gives back, without anybody's help.
+    let freed = ips(&namespace, "a");
+    namespace.kubectl(&["delete", "pod", "a"]).good();
+    ready(&namespace, "pod/c");
+    assert_eq!(ips(&namespace, "c"), freed);
+
+    // A pool that overlaps another is refused, with both named, and the first goes on.
+    let yaml = "apiVersion: weft.dev/v1alpha1\nkind: IPPool\nmetadata: {name: twin}\nspec: {cidrs: [10.71.0.0/24]}\n";
+    lab.kubectl_stdin(&["apply", "-f", "-"], yaml).good();
+    let message = ".status.conditions[?(@.type==\"Ready\")].message";
+    let path = format!("jsonpath={{{message}}}");
+    eventually("the overlap is refused", || {
+        let said = lab.kubectl(&["get", "ippool", "twin", "-o", &path]).stdout;
+        said.contains("tiny") && said.contains("10.71.0.0/31")
+    });
+    annotated(&namespace, "twin", "weft.dev/ip-pool: twin", None);
+    described(&namespace, "twin", "IPPool twin gives no addresses");
+
+    // A pool that is deleted stays until its last address is given back, and gives no more meanwhile.
+    lab.kubectl(&["delete", "ippool", "tiny", "--wait=false"]).good();
+    annotated(&namespace, "late", "weft.dev/ip-pool: tiny", None);
+    described(
+        &namespace,
+        "late",
+        "IPPool tiny gives no addresses: it is being deleted",
+    );
+    assert!(lab.kubectl(&["get", "ippool", "tiny"]).ok);
+    namespace.kubectl(&["delete", "pod", "b", "c"]).good();
+    eventually("the pool is gone", || !lab.kubectl(&["get", "ippool", "tiny"]).ok);
+}
+
+fn a_node_range_that_overlaps_is_refused() {
+    let lab = Lab::own("overlap", &["--no-demo", "--nodes", "1"]);
+    let namespace = lab.namespace("overlap");
+    namespace.pod("before", None);
+    let range = lab
+        .kubectl(&["get", "node", "node-1", "-o", "jsonpath={.spec.podCIDRs[0]}"])
+        .good();
+    let other = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: other}}\nspec: {{podCIDR: {range}, podCIDRs: ['{range}'], unschedulable: true}}\n"
+    );
+    lab.kubectl_stdin(&["apply", "-f", "-"], &other).good();
+    let both = format!("pod CIDR {range} of this node overlaps pod CIDR {range} of node other");
+    eventually("status names both", || {
+        weft(&["status", "--lab", lab.name()]).stdout.contains(&both)
+    });
+    namespace.apply(&manifest("during", "", Some("node-1")));
+    described(&namespace, "during", &both);
+    assert_eq!(namespace.field("pod/before", ".status.phase"), "Running");
+    lab.kubectl(&["delete", "node", "other"]).good();
+    ready(&namespace, "pod/during");
+}
