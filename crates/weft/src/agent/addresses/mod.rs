@@ -50,9 +50,9 @@ impl Node {
     pub(super) async fn allocate(&self, request: &Request, known: Option<&Known>) -> Result<Vec<IpAddr>, CniError> {
         let owner = owner(&id_of(request));
         let given = match self.source(request, known)? {
-            Ok(Source::Ranges) => self.from_ranges(&owner),
-            Ok(Source::Pool(pool)) => self.from_pool(&owner, &pool).await,
-            Ok(Source::Fixed(ips)) => self.fixed(&owner, &ips).await,
+            Ok(Source::Ranges) => self.take_of_ranges(&owner),
+            Ok(Source::Pool(pool)) => self.take_of_pool(&owner, &pool).await,
+            Ok(Source::Fixed(ips)) => self.take_fixed(&owner, &ips).await,
             Err(error) => Err(error.into()),
         };
         given.map_err(|error| {
@@ -84,7 +84,7 @@ impl Node {
         Ok(choice::choose(wish, self.pools().usable()))
     }
 
-    fn from_ranges(&self, owner: &str) -> Result<Vec<IpAddr>, NoAddress> {
+    fn take_of_ranges(&self, owner: &str) -> Result<Vec<IpAddr>, NoAddress> {
         let (mut ipam, mut pools) = (self.ipam(), self.pools());
         let ips = ipam.allocate(owner)?;
         for ip in &ips {
@@ -95,7 +95,7 @@ impl Node {
         Ok(ips)
     }
 
-    async fn from_pool(&self, owner: &str, pool: &str) -> Result<Vec<IpAddr>, NoAddress> {
+    async fn take_of_pool(&self, owner: &str, pool: &str) -> Result<Vec<IpAddr>, NoAddress> {
         let ips = self.when_granted(|pools| pools.allocate(owner, pool)).await?;
         let mut ipam = self.ipam();
         for ip in &ips {
@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// Each from the node's ranges where one holds it, and from the pools where none does.
-    async fn fixed(&self, owner: &str, ips: &[IpAddr]) -> Result<Vec<IpAddr>, NoAddress> {
+    async fn take_fixed(&self, owner: &str, ips: &[IpAddr]) -> Result<Vec<IpAddr>, NoAddress> {
         let (own, pooled): (Vec<IpAddr>, Vec<IpAddr>) = {
             let ipam = self.ipam();
             ips.iter().partition(|ip| ipam.covers(**ip))
