@@ -14,6 +14,8 @@ use weft_cluster::{Client, Kind, ip_pool, node_addresses, service_network};
 use weft_model::Change;
 use weft_model::ipam::{Foreign, Grant, IpPool, Ledger, NodeAddresses};
 
+use super::providers::Providers;
+
 /// How many changes are taken in before anything is written.
 const BATCH: usize = 256;
 /// How many writes may be under way at once.
@@ -71,6 +73,7 @@ pub(super) async fn run(client: Client, service_cidrs: Vec<IpNet>, mut stop: wat
                 Err(error) => warn!("a write was cut short: {error}"),
             },
             Some(due) = desk.later.next() => desk.due(due.into_inner()),
+            event = desk.providers.next() => desk.providers.take_in(&mut desk.ledger, event),
             _ = look.tick() => desk.look_at_services(Duration::ZERO),
             _ = stop.changed() => {}
         }
@@ -95,6 +98,7 @@ struct Desk {
     failures: HashMap<Key, u32>,
     /// When a pool's status was written last.
     written: HashMap<String, Instant>,
+    providers: Providers,
     /// ServiceCIDRs that are known.
     services: HashSet<String>,
 }
@@ -118,6 +122,7 @@ impl Desk {
             later: DelayQueue::new(),
             failures: HashMap::new(),
             written: HashMap::new(),
+            providers: Providers::default(),
             services: HashSet::new(),
         }
     }
@@ -170,6 +175,7 @@ impl Desk {
         for name in std::mem::take(&mut self.pools) {
             self.write_pool(name);
         }
+        self.providers.look_at_pools(&mut self.ledger);
         self.nodes.append(&mut self.ledger.take_dirty_nodes());
         while self.under_way.len() < AT_ONCE {
             let Some(name) = self.nodes.pop_first() else { return };
@@ -183,7 +189,9 @@ impl Desk {
         if self.busy.contains(&key) {
             return;
         }
-        let Some(grant) = self.ledger.decide(&name) else { return };
+        let grant = self.ledger.decide(&name);
+        self.providers.look_at_node(&self.ledger, &name);
+        let Some(grant) = grant else { return };
         self.busy.insert(key);
         let client = self.client.clone();
         self.under_way.spawn(async move {

@@ -10,6 +10,7 @@
 //! restart or a change of leader loses nothing.
 
 mod desk;
+mod providers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ pub(super) enum Floor {
 }
 
 /// Every crate by its folder.
-const PLAN: [(&str, Floor); 13] = [
+const PLAN: [(&str, Floor); 14] = [
     ("model", Floor::Words),
     ("packet", Floor::Words),
     ("ebpf", Floor::Words),
@@ -23,6 +23,7 @@ const PLAN: [(&str, Floor); 13] = [
     ("dns", Floor::Room),
     ("lab", Floor::Room),
     ("observe", Floor::Room),
+    ("provider", Floor::Room),
     ("proxy", Floor::Room),
     ("cni", Floor::Door),
     ("weft", Floor::Door),

@@ -93,7 +93,13 @@ impl Ledger {
         }
     }
 
-    /// Blocks of a pool in the specs of nodes.
+    /// Blocks of a pool in the spec of one node, or about to be.
+    pub fn blocks_of_node(&self, pool: &str, node: &str) -> Vec<IpNet> {
+        let held = self.nodes.get(node).into_iter().flat_map(|book| &book.held);
+        held.filter(|(_, of)| *of == pool).map(|(cidr, _)| *cidr).collect()
+    }
+
+    /// Blocks of a pool in the specs of nodes, or about to be.
     pub fn blocks_of(&self, pool: &str) -> Vec<(String, IpNet)> {
         let tally = self.tallies.get(pool);
         let nodes = tally
