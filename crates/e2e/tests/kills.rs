@@ -16,6 +16,7 @@ pub(crate) fn tests() -> Vec<Trial> {
             "kills::agent_200_times_while_pods_come_and_go",
             churn::agent_200_times_while_pods_come_and_go,
         ),
+        test("kills::upgrade_to_another_layout", upgrade_to_another_layout),
         test("kills::api_process", api_process),
         test("kills::kubelet_keeps_its_pods", kubelet_keeps_its_pods),
     ]
@@ -78,6 +79,37 @@ fn agent_20_times_under_load() {
         }
     });
     assert_none_failed(&report);
+}
+
+/// The version of a map's layout is in the name of its pin: whoever renames the pins has an agent find those of another.
+fn upgrade_to_another_layout() {
+    let lab = Lab::own("upgrade", &["--no-demo", "--nodes", "2"]);
+    let namespace = served(&lab, "load");
+    let maps = "cd /sys/fs/bpf/weft/maps";
+    let rename = format!("{maps} && for pin in *; do mv $pin ${{pin%-*}}-999; done");
+    let left = format!("{maps} && ls | grep -c -e -999$");
+    let report = under_load(&namespace, 10, || {
+        for round in 0..5 {
+            for node in ["node-1", "node-2"] {
+                lab.on_node(node, &["sh", "-c", &rename]).good();
+                lab.kill("agent", Some(node));
+                // One that has begun may be killed, too.
+                if round % 2 == 1 {
+                    eventually("the agent is back", || lab.kill("agent", Some(node)) == 1);
+                }
+            }
+            for node in ["node-1", "node-2"] {
+                eventually("nothing of the other layout is left", || {
+                    lab.on_node(node, &["sh", "-c", &left]).stdout.trim() == "0"
+                });
+            }
+        }
+    });
+    assert_none_failed(&report);
+    // What comes now is known to the programs that run now.
+    namespace.pod("late", Some("node-1"));
+    let ip = namespace.field("pod/late", ".status.podIP");
+    namespace.ask("client", &["http", &format!("http://{ip}:8080/")]).good();
 }
 
 fn api_process() {

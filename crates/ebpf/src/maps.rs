@@ -3,12 +3,8 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap};
 use weft_packet::{Addr, BackendKey, Frontend, Interface, Maps, PeerKey, Pod, Reason, Service, SockAddr};
-
-/// Written by the agent that made the pins; the programs do not read it.
-#[map]
-static ABI: Array<u32> = Array::with_max_entries(1, 0);
 
 /// Both addresses of 2,048 pods, and room to grow. Few, and on the way of every packet: allocated ahead.
 #[map]

@@ -1,18 +1,48 @@
 //! Keys and values of the maps: what the agent writes and the kernel programs read.
 //!
 //! Every type is `repr(C)`, has no padding and no invalid bit pattern (hence integers instead of `bool` and enums):
-//! the kernel compares keys byte by byte, and any bytes may come back. [`ABI_VERSION`] changes whenever a layout or
-//! the meaning of a field does.
+//! the kernel compares keys byte by byte, and any bytes may come back. The version of a [`Family`] changes whenever a
+//! layout or the meaning of a field in it does.
 
 use crate::{Addr, Port, Reason};
 
-/// Version of these layouts. It sits in a pinned map; an agent refuses pins of another version.
-pub const ABI_VERSION: u32 = 2;
+/// Maps whose entries refer to each other, and the version of what is in them. The version is part of the name that
+/// they are pinned by, so that no agent reads what another layout means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Names of the maps.
+    pub maps: &'static [&'static str],
+    /// Version of their layouts.
+    pub version: u32,
+}
 
-/// Names of the maps, as the programs define them and as they are pinned.
+impl Family {
+    /// The node's pods.
+    pub const PODS: Self = Self {
+        maps: &[name::PODS, name::INTERFACES],
+        version: 2,
+    };
+    /// Services and their backends.
+    pub const SERVICES: Self = Self {
+        maps: &[name::FRONTENDS, name::BACKENDS],
+        version: 1,
+    };
+    /// What sockets were told. A new layout forgets it: a backend shows its own address to a socket from before.
+    pub const PEERS: Self = Self {
+        maps: &[name::PEERS],
+        version: 1,
+    };
+    /// What was counted. A new layout counts anew.
+    pub const COUNTERS: Self = Self {
+        maps: &[name::COUNTERS],
+        version: 2,
+    };
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::PODS, Self::SERVICES, Self::PEERS, Self::COUNTERS];
+}
+
+/// Names of the maps, as the programs define them.
 pub mod name {
-    /// Index 0 holds [`super::ABI_VERSION`].
-    pub const ABI: &str = "ABI";
     /// [`Addr`](crate::Addr) -> [`super::Pod`]: the pods of this node.
     pub const PODS: &str = "PODS";
     /// Interface index of the host side of a pod's veth -> [`super::Interface`].
@@ -25,8 +55,6 @@ pub mod name {
     pub const PEERS: &str = "PEERS";
     /// [`Reason`](crate::Reason) as index -> packets or calls, per CPU.
     pub const COUNTERS: &str = "COUNTERS";
-    /// All of them.
-    pub const ALL: [&str; 7] = [ABI, PODS, INTERFACES, FRONTENDS, BACKENDS, PEERS, COUNTERS];
 }
 
 /// Marks types that may be handed to the kernel and taken from it as bytes.

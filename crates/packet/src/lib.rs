@@ -32,5 +32,5 @@ pub mod verdict;
 
 pub use access::{Maps, Packet};
 pub use addr::{Addr, Port};
-pub use layout::{ABI_VERSION, BackendKey, Frontend, Interface, PeerKey, Plain, Pod, Service, SockAddr};
+pub use layout::{BackendKey, Frontend, Interface, PeerKey, Plain, Pod, Service, SockAddr};
 pub use verdict::{Reason, Verdict};

@@ -6,15 +6,16 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::{Array, MapData, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 use weft_model::compile;
-use weft_packet::layout::name;
-use weft_packet::{ABI_VERSION, Reason};
+use weft_packet::Reason;
+use weft_packet::layout::{Family, name};
 
 use super::links::{Links, PodHooks};
+use super::pins::Pins;
 use super::pods::{Drops, PodLink, Pods};
 use super::services::Services;
 use super::{Error, OBJECT, Result};
@@ -64,6 +65,9 @@ pub struct Datapath {
     pods: Pods,
     counters: PerCpuArray<MapData, u64>,
     links: Arc<Links>,
+    pins: Pins,
+    /// There are maps of another layout beside ours, which programs still use.
+    moving: bool,
     config: Config,
     kernel: String,
 }
@@ -71,6 +75,9 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the programs and attaches the socket hooks. What an earlier agent pinned is taken over: its maps as they
     /// are, its links with our programs in them, without a moment in which a hook is empty.
+    ///
+    /// Where its maps have another layout, ours are new and empty beside them, and its programs stay in its links:
+    /// set every pod and attach it, set every frontend, then call [`Datapath::settle`].
     pub fn open(config: Config) -> Result<Self> {
         let kernel = probe_kernel()?;
         grace::recover();
@@ -84,23 +91,43 @@ impl Datapath {
         if !is_on(&maps, BPF_FS_MAGIC) {
             return Err(Error::NoBpffs { path: config.pin_dir });
         }
-        check_abi(&maps)?;
+        let pins = Pins::at(&maps);
+        let moves = |family| pins.has_others(family);
+        let (pods_move, services_move) = (moves(&Family::PODS)?, moves(&Family::SERVICES)?);
 
         let mut ebpf = load(&maps)?;
         let services = Services::open(&mut ebpf)?;
         let pods = Pods::open(&mut ebpf)?;
         let counters = open_counters(&mut ebpf)?;
-        // Last of the maps, so that a start that was interrupted before is not taken for a finished one.
-        sign_abi(&mut ebpf)?;
-        let links = Arc::new(Links::open(ebpf, links, &config.cgroup)?);
+        let links = Arc::new(Links::open(ebpf, links)?);
+        if !pods_move {
+            links.take_over_pods()?;
+        }
+        if !services_move {
+            links.attach_sockets(&config.cgroup)?;
+        }
+        let moving = pins.any_others()?;
         Ok(Self {
             services,
             pods,
             counters,
             links,
+            pins,
+            moving,
             config,
             kernel,
         })
+    }
+
+    /// Says that every pod and every frontend that is wanted has been set. What still ran another layout's programs
+    /// runs ours from now on, and the pins of that layout go. Nothing happens where there was none.
+    pub fn settle(&mut self) -> Result<()> {
+        if self.moving {
+            self.links.attach_sockets(&self.config.cgroup)?;
+            self.pins.remove_others()?;
+            self.moving = false;
+        }
+        Ok(())
     }
 
     /// Makes a frontend lead to these backends, in one step for whoever connects meanwhile. Without backends,
@@ -239,45 +266,16 @@ fn make_dir(dir: &Path) -> Result<()> {
     }
 }
 
-/// Refuses maps of another layout. Maps without one are what an interrupted first start left: no link ever led to
-/// them, so they go.
-fn check_abi(maps: &Path) -> Result<()> {
-    let fail = |source| Error::Map {
-        map: name::ABI,
-        action: "read",
-        source: Box::new(source),
-    };
-    let pin = maps.join(name::ABI);
-    let found = if pin.exists() {
-        let map = aya::maps::Map::from_map_data(MapData::from_pin(&pin).map_err(fail)?).map_err(fail)?;
-        let abi: Array<MapData, u32> = map.try_into().map_err(fail)?;
-        abi.get(&0, 0).map_err(fail)?
-    } else {
-        0
-    };
-    match found {
-        ABI_VERSION => Ok(()),
-        0 => {
-            for entry in fs::read_dir(maps).map_err(Error::file("list", maps))?.flatten() {
-                fs::remove_file(entry.path()).map_err(Error::file("remove", &entry.path()))?;
-            }
-            Ok(())
-        }
-        found => Err(Error::Abi {
-            path: maps.to_owned(),
-            found,
-            expected: ABI_VERSION,
-        }),
-    }
-}
-
 /// Makes the maps, or opens those that are pinned, and prepares the programs.
 pub(super) fn load(maps: &Path) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     // The programs need no BTF, and reading the kernel's takes longer than loading them.
     loader.btf(None);
-    for map in name::ALL {
-        loader.map_pin_path(map, maps.join(map));
+    let pins = Pins::at(maps);
+    for family in &Family::ALL {
+        for map in family.maps {
+            loader.map_pin_path(map, pins.path(family, map));
+        }
     }
     loader.load(OBJECT).map_err(|source| Error::Load(Box::new(source)))
 }
@@ -291,15 +289,4 @@ pub(super) fn open_counters(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, u64>
         action: "open",
         source: Box::new(source),
     })
-}
-
-fn sign_abi(ebpf: &mut Ebpf) -> Result<()> {
-    let map = ebpf.map_mut(name::ABI).ok_or(Error::Incomplete { name: name::ABI })?;
-    Array::try_from(map)
-        .and_then(|mut abi| abi.set(0, ABI_VERSION, 0))
-        .map_err(|source| Error::Map {
-            map: name::ABI,
-            action: "write to",
-            source: Box::new(source),
-        })
 }

@@ -41,20 +41,6 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// Another version of Weft made the pins.
-    #[error(
-        "the maps pinned at {} have layout {found}, this agent needs {expected}: it does not touch what it cannot read. \
-         Run the version that made them, or remove the directory (running pods are cut off until they are attached again)",
-        path.display()
-    )]
-    Abi {
-        /// The directory of the pins.
-        path: PathBuf,
-        /// The layout of what is there.
-        found: u32,
-        /// The layout of this agent.
-        expected: u32,
-    },
     /// The object as a whole was refused.
     #[error("the kernel refused the eBPF maps: the agent needs root, or CAP_BPF with CAP_NET_ADMIN: {0}")]
     Load(#[source] Box<aya::EbpfError>),

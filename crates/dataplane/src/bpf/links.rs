@@ -65,8 +65,8 @@ impl PodHooks {
 }
 
 impl Links {
-    /// Loads every program into the kernel, swaps them into the links that are pinned, and attaches the socket hooks.
-    pub(super) fn open(ebpf: Ebpf, dir: PathBuf, cgroup: &Path) -> Result<Self> {
+    /// Loads every program into the kernel.
+    pub(super) fn open(ebpf: Ebpf, dir: PathBuf) -> Result<Self> {
         let mut links = Self {
             ebpf,
             dir,
@@ -75,11 +75,15 @@ impl Links {
         for (name, _) in SOCKET_HOOKS.into_iter().chain([POD_HOOK]) {
             links.load(name)?;
         }
-        for ifindex in links.attached()? {
-            links.take_over(POD_HOOK.0, &links.pod_pin(ifindex))?;
-        }
-        links.attach_sockets(cgroup)?;
         Ok(links)
+    }
+
+    /// Swaps our program into every pod's link that is pinned.
+    pub(super) fn take_over_pods(&self) -> Result<()> {
+        for ifindex in self.attached()? {
+            self.take_over(POD_HOOK.0, &self.pod_pin(ifindex))?;
+        }
+        Ok(())
     }
 
     /// How many links of an earlier agent were found and run this agent's programs now.
@@ -115,7 +119,8 @@ impl Links {
         remove_pin(&self.pod_pin(ifindex))
     }
 
-    fn attach_sockets(&mut self, cgroup: &Path) -> Result<()> {
+    /// Attaches the socket hooks, or swaps their programs where they are attached.
+    pub(super) fn attach_sockets(&self, cgroup: &Path) -> Result<()> {
         let dir = File::open(cgroup).map_err(Error::file("open", cgroup))?;
         let id = dir.metadata().map_err(Error::file("look at", cgroup))?.ino();
         for (name, hook) in SOCKET_HOOKS {

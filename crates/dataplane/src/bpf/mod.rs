@@ -1,7 +1,7 @@
 //! The kernel programs and their maps: loaded once, pinned, and kept equal to what the node wants.
 //!
 //! ```text
-//! /sys/fs/bpf/weft/maps/<name>            a map each; the agent that comes next finds them filled
+//! /sys/fs/bpf/weft/maps/<name>-<version>  a map each; the agent that comes next finds them filled
 //! /sys/fs/bpf/weft/links/<hook>           a socket hook on the node's cgroup
 //! /sys/fs/bpf/weft/links/pod-<ifindex>    the hook on the host side of a pod's veth
 //! ```
@@ -12,6 +12,7 @@
 mod datapath;
 mod error;
 mod links;
+mod pins;
 mod pods;
 mod services;
 mod sys;

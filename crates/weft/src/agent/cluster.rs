@@ -240,6 +240,11 @@ impl Follower {
         });
         let again = again.collect();
         self.write(again);
+        if self.failed.is_empty()
+            && let Err(error) = self.node.datapath().settle()
+        {
+            warn!("{error}; services stay with the maps of the version before until it works");
+        }
         self.routes.look(&self.state).await;
         self.note();
     }

@@ -5,4 +5,5 @@ mod isolation;
 mod pods;
 mod restart;
 mod sockets;
+mod upgrade;
 pub(super) mod world;

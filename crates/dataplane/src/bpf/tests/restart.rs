@@ -5,9 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use aya::maps::{Array, Map, MapData};
 use weft_packet::Reason;
-use weft_packet::layout::name;
 
 use super::sockets::{count, serve_tcp};
 use super::world::{backend, backend_at, run, tcp, udp};
@@ -104,32 +102,6 @@ fn no_connection_notices_agents_coming_and_going() {
             assert_eq!(count(&datapath, Reason::Translated), made);
         },
     );
-}
-
-#[test]
-fn maps_of_another_layout_are_refused() {
-    run(module_path!(), "maps_of_another_layout_are_refused", |world| {
-        drop(world.open());
-        let pin = world.config().pin_dir.join("maps").join(name::ABI);
-        let set = |version: u32| {
-            let mut abi: Array<MapData, u32> = Map::from_map_data(MapData::from_pin(&pin).unwrap())
-                .unwrap()
-                .try_into()
-                .unwrap();
-            abi.set(0, version, 0).unwrap();
-        };
-        set(999);
-        let error = Datapath::open(world.config())
-            .err()
-            .expect("the pins are of another version");
-        assert!(matches!(error, Error::Abi { found: 999, .. }), "{error}");
-        // What a first start that was interrupted left is not an error.
-        set(0);
-        let mut datapath = world.open();
-        datapath.set_frontend(&tcp("10.96.0.1", 80), &[]).unwrap();
-        drop(datapath);
-        assert_eq!(world.open().frontends().len(), 1);
-    });
 }
 
 #[test]
