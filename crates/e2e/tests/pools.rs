@@ -204,7 +204,7 @@ fn a_burst_while_controller_and_agent_die() {
         }
     }
     namespace
-        .kubectl(&["rollout", "status", "deployment/many", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/many", "--timeout=240s"])
         .good();
     let all = || {
         let said = namespace.field("pods", ".items[*].status.podIPs[*].ip");
@@ -223,7 +223,35 @@ fn a_burst_while_controller_and_agent_die() {
 
     // What is not needed any more goes back, and what stays works.
     namespace.kubectl(&["scale", "deployment/many", "--replicas=2"]).good();
+    let gone = [
+        "wait",
+        "--for=jsonpath={.status.replicas}=2",
+        "deployment/many",
+        "--timeout=120s",
+    ];
+    namespace.kubectl(&gone).good();
     eventually("the pods are gone", || all().len() == 4);
+    // An agent that was killed has left no link of a pod behind.
+    let links = |node: &str| {
+        lab.on_node(
+            node,
+            &["sh", "-c", "ip -o link | grep -cE ': weft[0-9a-f]{11}@' || true"],
+        )
+        .good()
+    };
+    let pods = |node: &str| {
+        let path = format!("jsonpath={{.items[?(@.spec.nodeName==\"{node}\")].metadata.name}}");
+        namespace
+            .kubectl(&["get", "pods", "-o", &path])
+            .good()
+            .split_whitespace()
+            .count()
+    };
+    for node in ["node-1", "node-2"] {
+        eventually(&format!("{node} has a link for each pod"), || {
+            links(node).trim() == pods(node).to_string()
+        });
+    }
     let ipv4 = |node: &str| has(node).iter().filter(|cidr| cidr.addr().is_ipv4()).count();
     eventually("the nodes keep what they need and a buffer", || {
         ipv4("node-1") <= 2 && ipv4("node-2") <= 2

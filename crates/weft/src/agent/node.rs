@@ -76,7 +76,7 @@ pub(super) struct Node {
     pub(super) events: mpsc::Sender<PodEvent>,
     datapath: Mutex<Datapath>,
     hooks: PodHooks,
-    /// Told whenever a pool may have more for this node's pods.
+    /// Told whenever there may be more of a pool for this node's pods.
     pub(super) granted: watch::Sender<()>,
     /// Told whenever this node may want more or less of the pools.
     pub(super) demand: Notify,

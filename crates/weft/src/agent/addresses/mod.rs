@@ -133,6 +133,8 @@ impl Node {
         let owner = owner(id);
         self.ipam().release(&owner);
         if self.pools().free(&owner) > 0 {
+            // Somebody may wait for just this one.
+            self.granted.send_modify(|()| {});
             self.demand_changed();
         }
     }

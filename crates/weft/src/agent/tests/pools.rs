@@ -160,7 +160,11 @@ fn annotations_choose_and_a_wrong_one_is_named() {
             found == code::TRY_AGAIN && text.contains("namespace default (fixed)"),
             "{text}"
         );
+        let waiting = request(Command::Add, "next", Some(&third));
+        let (response, _) = tokio::join!(node.handle(waiting), node.handle(request(Command::Del, "fixed", None)));
+        assert_eq!(addresses(&response.result.unwrap()), ["10.2.0.3"]);
         // The runtime's word is the nearest.
+        let third = Sandbox::new();
         let mut asked = request(Command::Add, "podman", Some(&third));
         asked.args = vec![("IP".into(), "10.1.0.2".into())];
         let response = node.handle(asked).await;
