@@ -121,7 +121,7 @@ impl Kind {
             Kind::PodMetaOf(_) => Some(Change::PodMeta(convert::pod_meta(meta))),
             Kind::Namespaces => Some(Change::Namespace(convert::namespace(meta))),
             Kind::ServiceCidrs => Some(Change::ServiceCidr(convert::service_cidr(meta, body)?)),
-            Kind::Pools => Some(Change::Pool(ip_pool::from_object(meta.object, body)?)),
+            Kind::Pools => Some(Change::Pool(Box::new(ip_pool::from_object(meta.object, body)?))),
             Kind::NodeAddresses => Some(Change::NodeAddresses(node_addresses::from_object(meta.object, body)?)),
         })
     }

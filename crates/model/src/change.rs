@@ -27,7 +27,7 @@ pub enum Change {
     /// A Pod has gone.
     PodGone(ObjectKey),
     /// An IPPool appeared or changed.
-    Pool(IpPool),
+    Pool(Box<IpPool>),
     /// An IPPool has gone.
     PoolGone(String),
     /// A NodeAddresses appeared or changed.

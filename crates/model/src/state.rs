@@ -80,7 +80,7 @@ impl State {
                 Some(_) => vec![Dirty::Pod(key)],
                 None => vec![],
             },
-            Change::Pool(pool) => self.put_pool(pool),
+            Change::Pool(pool) => self.put_pool(*pool),
             Change::PoolGone(name) => match self.pools.remove(&name) {
                 Some(_) => vec![Dirty::Pool(name)],
                 None => vec![],
@@ -346,13 +346,16 @@ mod tests {
             ..IpPool::default()
         };
         assert_eq!(
-            state.apply(Change::Pool(pool.clone())),
+            state.apply(Change::Pool(Box::new(pool.clone()))),
             vec![Dirty::Pool("apps".into())]
         );
         (pool.version, pool.status.allocated.ipv4, pool.status.nodes) = (2, 16, 1);
-        assert_eq!(state.apply(Change::Pool(pool.clone())), vec![]);
+        assert_eq!(state.apply(Change::Pool(Box::new(pool.clone()))), vec![]);
         pool.deleting = true;
-        assert_eq!(state.apply(Change::Pool(pool)), vec![Dirty::Pool("apps".into())]);
+        assert_eq!(
+            state.apply(Change::Pool(Box::new(pool))),
+            vec![Dirty::Pool("apps".into())]
+        );
         let addresses = |node: &str, session: &str| {
             let mut addresses = NodeAddresses {
                 node: node.into(),

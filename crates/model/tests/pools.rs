@@ -160,7 +160,7 @@ struct World {
 
 enum News {
     Node(NodeAddresses),
-    Pool(IpPool),
+    Pool(Box<IpPool>),
     PoolGone(String),
 }
 
@@ -241,7 +241,7 @@ impl World {
 
     fn tell_pool(&mut self, name: &str) {
         match self.api.pools.get(name) {
-            Some(pool) => self.news.push_back(News::Pool(pool.clone())),
+            Some(pool) => self.news.push_back(News::Pool(Box::new(pool.clone()))),
             None => self.news.push_back(News::PoolGone(name.into())),
         }
     }
@@ -275,7 +275,7 @@ impl World {
     fn hear_one(&mut self) {
         match self.news.pop_front() {
             Some(News::Node(object)) => self.ledger.observe(object),
-            Some(News::Pool(pool)) => self.ledger.pool(pool),
+            Some(News::Pool(pool)) => self.ledger.pool(*pool),
             Some(News::PoolGone(name)) => self.ledger.pool_gone(&name),
             None => {}
         }

@@ -141,7 +141,7 @@ impl Desk {
                 self.ledger.observe(object);
             }
             Change::NodeAddressesGone(name) => self.ledger.forget(&name),
-            Change::Pool(pool) => self.ledger.pool(pool),
+            Change::Pool(pool) => self.ledger.pool(*pool),
             Change::PoolGone(name) => self.ledger.pool_gone(&name),
             Change::Service(service) => {
                 let of = format!("Service {}", service.key);

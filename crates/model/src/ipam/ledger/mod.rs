@@ -320,3 +320,6 @@ impl std::fmt::Display for Holder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use super::*;
 /// A node without ranges, in a cluster with these pools; what it has of them is known from the start.
 async fn pooled(place: &Place, pools: Vec<IpPool>, has: NodeAddresses) -> (Arc<Node>, mpsc::Sender<Change>) {
     let mut changes = vec![local(&[])];
-    changes.extend(pools.into_iter().map(Change::Pool));
+    changes.extend(pools.into_iter().map(Box::new).map(Change::Pool));
     let (node, changes) = place.ready_with(changes).await;
     node.pools().open(has);
     (node, changes)
