@@ -3,11 +3,13 @@
 
 mod plugin;
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
 use weft_lab::up::{self, Lab};
 
 use super::Output;
@@ -18,6 +20,9 @@ use plugin::{Plugin, Verb};
 /// The lab whose node is measured.
 const LAB: &str = "bench-cni";
 const NODE: &str = "node-1";
+/// Works that are part of every other.
+const START: &str = "of it: start of the plugin (VERSION)";
+const ASK: &str = "of it: start, and the way to the agent and back (STATUS)";
 /// How many containers come and go at the same time.
 const AT_ONCE: usize = 8;
 /// What an ADD, and a DEL, is to take at most (median, alone).
@@ -35,14 +40,16 @@ pub(crate) struct Args {
     /// How many pods are on the full node.
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u32).range(10..=400))]
     pods: u32,
+    /// Measures in the namespaces that this process is in, and prints every sample.
+    #[arg(long, hide = true)]
+    pub(super) here: bool,
 }
 
 /// One lab of one node, gone at the end.
 struct Node(Lab);
 
 impl Node {
-    fn start() -> Result<Self> {
-        let weft = std::env::current_exe().context("cannot find this program's own path")?;
+    fn start(weft: &Path) -> Result<Self> {
         let up = ["lab", "up", "--name", LAB, "--nodes", "1", "--no-demo"];
         let output = Command::new(weft).args(up).output().context("cannot start a lab")?;
         let node = Self(Lab::new(LAB)?);
@@ -61,39 +68,51 @@ impl Drop for Node {
 }
 
 /// What was measured of one plugin on a node with so many pods, in milliseconds.
+#[derive(Debug, Serialize, Deserialize)]
 struct Measured {
     subject: String,
     ours: bool,
-    works: Vec<(&'static str, Vec<f64>)>,
+    works: Vec<(String, Vec<f64>)>,
 }
 
 /// Measures everything, and takes it all away again.
 pub(super) fn run(args: &Args) -> Result<Report> {
-    let node = Node::start()?;
-    let all = up::enter(&node.0, NODE, || measure_all(args))??;
+    let weft = std::env::current_exe().context("cannot find this program's own path")?;
+    let node = Node::start(&weft)?;
+    // A process of its own: it becomes one of the node's, and goes with it.
+    let mut inside = Command::new(&weft);
+    inside
+        .args(["lab", "enter", "--name", node.0.name(), NODE])
+        .arg(&weft)
+        .args(["bench", "cni", "--here"])
+        .args(["--times", &args.times.to_string(), "--pods", &args.pods.to_string()]);
+    let output = inside
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start the measurement")?;
+    ensure!(output.status.success(), "the measurement failed ({})", output.status);
+    let all: Vec<Measured> = serde_json::from_slice(&output.stdout).context("cannot decode the samples")?;
     Ok(Report::new(rows(&all)))
 }
 
-/// On the node, in its namespaces.
-fn measure_all(args: &Args) -> Result<Vec<Measured>> {
+/// Measures on the node that this process is on, and prints every sample.
+pub(super) fn measure_here(args: &Args) -> Result<()> {
     let weft = Plugin::weft()?;
     let peers = [Plugin::ptp()?, Plugin::bridge()?];
+    let full = format!("{} pods", args.pods);
     let mut all = vec![];
-    for (pods, name) in [
-        (0, "empty node".to_owned()),
-        (10, "10 pods".to_owned()),
-        (args.pods, format!("{} pods", args.pods)),
-    ] {
-        all.push(measure(&weft, pods, &name, args.times)?);
+    for (pods, node) in [(0, "empty node"), (10, "10 pods"), (args.pods, &full)] {
+        all.push(measure(&weft, pods, node, args.times)?);
     }
     for peer in peers {
-        // The reference plugins keep their state by directory, and their links in the namespace that they run in.
+        // Their links are in the namespace that they run in; ours is not to have them.
         let apart = Netns::new()?;
-        for (pods, name) in [(0, "empty node".to_owned()), (args.pods, format!("{} pods", args.pods))] {
-            all.push(apart.run(|| measure(&peer, pods, &name, args.times))?);
+        for (pods, node) in [(0, "empty node"), (args.pods, &full)] {
+            all.push(apart.run(|| measure(&peer, pods, node, args.times))?);
         }
     }
-    Ok(all)
+    say!("{}", serde_json::to_string(&all)?);
+    Ok(())
 }
 
 /// Puts the pods on the node, measures, and takes them away.
@@ -121,12 +140,12 @@ fn measure(plugin: &Plugin, pods: u32, node: &str, times: u32) -> Result<Measure
         subject,
         ours: plugin.ours,
         works: vec![
-            ("ADD", add),
-            ("DEL", del),
-            ("ADD, 8 at once", add_together),
-            ("DEL, 8 at once", del_together),
-            ("of it: start of the plugin (VERSION)", start),
-            ("of it: start, and the way to the agent (STATUS)", ask),
+            ("ADD".into(), add),
+            ("DEL".into(), del),
+            ("ADD, 8 at once".into(), add_together),
+            ("DEL, 8 at once".into(), del_together),
+            (START.into(), start),
+            (ASK.into(), ask),
         ],
     })
 }
@@ -169,12 +188,7 @@ fn all_at_once(plugin: &Plugin, times: u32) -> Result<[Vec<f64>; 2]> {
 fn rows(all: &[Measured]) -> Vec<Row> {
     let peer = all.iter().find(|measured| !measured.ours);
     let mut rows = vec![];
-    for work in all
-        .first()
-        .map(|first| first.works.iter().map(|(work, _)| *work))
-        .into_iter()
-        .flatten()
-    {
+    for work in ["ADD", "DEL", "ADD, 8 at once", "DEL, 8 at once", START, ASK] {
         for share in [0.5, 0.99] {
             let value = |measured: &Measured| quantile(measured, work, share);
             let limit = peer.map_or(f64::NAN, value);
@@ -217,7 +231,7 @@ mod tests {
         let measured = |subject: &str, ours, value: f64| Measured {
             subject: subject.into(),
             ours,
-            works: vec![("ADD", vec![value; 100])],
+            works: vec![("ADD".into(), vec![value; 100])],
         };
         let rows = rows(&[measured("Weft", true, 1.5), measured("ptp", false, 8.0)]);
         assert_eq!(rows.len(), 4);

@@ -40,6 +40,7 @@ enum Output {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (report, output) = match args.what {
         What::Path(args) => (path::run(&args)?, args.output),
+        What::Cni(args) if args.here => return cni::measure_here(&args).map(|()| ExitCode::SUCCESS),
         What::Cni(args) => (cni::run(&args)?, args.output),
     };
     match output {
