@@ -30,3 +30,4 @@ bench: ## measure this network beside its peers
 	@scripts/bootstrap lab
 	@cargo build --release --workspace --bins
 	@target/release/weft bench path
+	@target/release/weft bench cni

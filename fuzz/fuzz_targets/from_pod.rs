@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         maps.pods.insert(Addr::from_v4_bytes([10, 0, 0, n]), pod);
         maps.pods.insert(Addr::from(core::net::IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(n)])), pod);
     }
-    let mut packet = HostPacket { ifindex: 1, data: data.to_vec() };
+    let mut packet = HostPacket { ifindex: 1, tagged: false, data: data.to_vec() };
     let verdict = pod::from_pod(&mut packet, &maps);
     assert_eq!(packet.data.len(), data.len());
     if !matches!(verdict, Verdict::Deliver(..)) {

@@ -216,6 +216,8 @@ fn mtu(value: &Value) -> Result<u32, CniError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str, command: Command) -> Result<Config, CniError> {
@@ -271,6 +273,53 @@ mod tests {
             )
             .is_ok()
         );
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z0-9./:]{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map("[a-zA-Z]{1,8}", inner, 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever stands in the fields that we read, it is understood or refused with one of three codes.
+        #[test]
+        fn any_configuration_is_understood_or_refused(
+            fields in proptest::collection::btree_map(
+                prop_oneof![
+                    Just("prevResult"), Just("runtimeConfig"), Just("dns"), Just("ipam"), Just("args"), Just("mtu"),
+                    Just("agentSocket"), Just("spoolDir"), Just("cni.dev/valid-attachments"), Just("cniVersion"), Just("name"),
+                ],
+                any_json(),
+                0..5,
+            ),
+            command in prop_oneof![Just(Command::Add), Just(Command::Del), Just(Command::Check), Just(Command::Gc)],
+        ) {
+            let mut config = serde_json::json!({"cniVersion": "1.1.0", "name": "weft"});
+            for (name, value) in fields {
+                config[name] = value;
+            }
+            if let Err(error) = parse(&config.to_string(), command) {
+                prop_assert!(matches!(error.code, code::VERSION | code::FIELD | code::CONFIG), "{error:?}");
+                prop_assert!(!error.msg.is_empty() && !error.details.is_empty());
+            }
+        }
+
+        #[test]
+        fn any_text_is_refused_at_most(text in ".{0,200}") {
+            let _ = parse(&text, Command::Add);
+            let _ = version_of(&text);
+        }
     }
 
     #[test]

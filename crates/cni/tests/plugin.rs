@@ -216,6 +216,132 @@ fn malformed_input_is_named() {
     assert_eq!(error(&plugin("", FULL, &dir.config(json!({})))).0, 4);
 }
 
+/// As the specification's own skeleton has it: which variables each command cannot do without.
+#[test]
+fn each_command_names_the_variables_that_it_lacks() {
+    let dir = Dir::new("env");
+    let needed: [(&str, &[&str]); 5] = [
+        ("ADD", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"]),
+        ("CHECK", &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"]),
+        ("DEL", &["CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"]),
+        ("GC", &["CNI_PATH"]),
+        ("STATUS", &["CNI_PATH"]),
+    ];
+    for (command, needed) in needed {
+        for lacking in needed {
+            let env: Vec<_> = FULL.iter().copied().filter(|(name, _)| name != lacking).collect();
+            let (code, text) = error(&plugin(command, &env, &dir.config(json!({}))));
+            let expected = format!("required env variables [{lacking}] missing");
+            assert!(code == 4 && text.starts_with(&expected), "{command}: {code} {text}");
+        }
+    }
+    let (code, text) = error(&plugin("ADD", &FULL[4..], &dir.config(json!({}))));
+    assert_eq!(code, 4);
+    assert!(
+        text.contains("[CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH]"),
+        "{text}"
+    );
+    for name in ["not/an/ifname", ".", "..", "sixteencharacter", "a:b", "a b"] {
+        let env: Vec<_> = FULL[..2]
+            .iter()
+            .chain(&FULL[3..])
+            .copied()
+            .chain([("CNI_IFNAME", name)])
+            .collect();
+        assert_eq!(error(&plugin("ADD", &env, &dir.config(json!({})))).0, 4, "{name}");
+    }
+    let env: Vec<_> = FULL[1..]
+        .iter()
+        .copied()
+        .chain([("CNI_CONTAINERID", "bad/id")])
+        .collect();
+    assert!(
+        error(&plugin("DEL", &env, &dir.config(json!({}))))
+            .1
+            .contains("containerID")
+    );
+}
+
+/// What each command asks of the version of the configuration, and of its content.
+#[test]
+fn each_command_needs_a_version_that_has_it_and_a_network_with_a_name() {
+    let dir = Dir::new("version");
+    let code = |command: &str, extra: Value| error(&plugin(command, FULL, &dir.config(extra))).0;
+    for (command, version) in [
+        ("ADD", "0.1.0"),
+        ("ADD", "0.2.0"),
+        ("DEL", "2.0.0"),
+        ("CHECK", "0.3.1"),
+        ("GC", "1.0.0"),
+        ("STATUS", "1.0.0"),
+    ] {
+        assert_eq!(code(command, json!({"cniVersion": version})), 1, "{command} {version}");
+    }
+    for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
+        assert_eq!(code(command, json!({"name": ""})), 7, "{command}");
+        assert_eq!(code(command, json!({"name": "a/b"})), 7, "{command}");
+        assert_eq!(error(&plugin(command, FULL, "{")).0, 6, "{command}");
+    }
+    assert_eq!(code("CHECK", json!({})), 7);
+    assert_eq!(code("ADD", json!({"ipam": {"type": "host-local"}})), 2);
+    assert_eq!(code("ADD", json!({"runtimeConfig": {"portMappings": "all"}})), 7);
+    assert_eq!(
+        code("ADD", json!({"prevResult": {"ips": [{"address": "10.0.0.300/24"}]}})),
+        7
+    );
+}
+
+#[test]
+fn behind_other_plugins_their_result_stays_and_ours_follows() {
+    let dir = Dir::new("chain");
+    let line = concat!(
+        r#"{"result":{"interfaces":[{"name":"weft0"},{"name":"eth0","sandbox":"/run/netns/c1"}],"#,
+        r#""ips":[{"interface":1,"address":"10.244.0.2/32"}],"routes":[]}}"#,
+        "\n"
+    );
+    let previous = json!({
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "net0", "sandbox": "/run/netns/c1", "mtu": 9000, "socketPath": "/s", "pciID": "0000:04:00.5"}],
+        "ips": [{"interface": 0, "address": "192.0.2.2/24", "gateway": "192.0.2.1"}],
+        "routes": [{"dst": "198.51.100.0/24", "mtu": 1400, "advmss": 1360, "priority": 5, "table": 100, "scope": 253}],
+        "dns": {"nameservers": ["192.0.2.53"], "search": ["a.local"]}
+    });
+    let agent = dir.agent(vec![line]);
+    let whole = answer(&plugin("ADD", FULL, &dir.config(json!({"prevResult": previous}))));
+    agent.join().unwrap();
+    assert_eq!(whole["interfaces"][0], previous["interfaces"][0]);
+    assert_eq!(whole["interfaces"][2]["name"], "eth0");
+    assert_eq!(whole["ips"][0], previous["ips"][0]);
+    assert_eq!(whole["ips"][1], json!({"interface": 2, "address": "10.244.0.2/32"}));
+    assert_eq!(whole["routes"], previous["routes"]);
+    assert_eq!(whole["dns"], previous["dns"]);
+    let mut taken = previous;
+    taken["interfaces"][0]["name"] = "eth0".into();
+    let (code, text) = error(&plugin("ADD", FULL, &dir.config(json!({"prevResult": taken}))));
+    assert_eq!(code, 7);
+    assert!(text.contains("eth0") && text.contains("prevResult"), "{text}");
+}
+
+#[test]
+fn what_the_runtime_adds_reaches_the_agent() {
+    let dir = Dir::new("runtime");
+    let agent = dir.agent(vec!["{\"result\":{}}\n"]);
+    let runtime = json!({
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        "bandwidth": {"ingressRate": 1000000, "ingressBurst": 8000},
+        "ips": ["10.1.0.9/24"], "mac": "02:00:00:00:00:09", "dns": {"servers": ["10.96.0.10"]},
+        "ipRanges": [[{"subnet": "10.1.0.0/24"}]], "aliases": ["db"], "cgroupPath": "/a"
+    });
+    let output = plugin("ADD", FULL, &dir.config(json!({"runtimeConfig": runtime})));
+    let request = &agent.join().unwrap()[0]["runtime"];
+    assert_eq!(request["portMappings"][0]["hostPort"], 8080);
+    assert_eq!(request["bandwidth"]["ingressRate"], 1000000);
+    assert_eq!(request["ips"], json!(["10.1.0.9"]));
+    assert_eq!(request["mac"], "02:00:00:00:00:09");
+    assert_eq!(request["ipRanges"][0][0]["subnet"], "10.1.0.0/24");
+    assert_eq!(answer(&output)["dns"]["nameservers"], json!(["10.96.0.10"]));
+}
+
 #[test]
 fn it_starts_fast() {
     let best = (0..20)

@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -49,25 +49,23 @@ fn node(addresses: &'static [&'static str]) -> Netns {
     node
 }
 
-/// Serves one connection at this address and returns who came.
-fn serve(netns: &Netns, at: &str) -> std::thread::JoinHandle<IpAddr> {
+/// Serves one connection at this address. Gives where, and who came.
+fn serve(netns: &Netns, at: &str) -> (SocketAddr, std::thread::JoinHandle<IpAddr>) {
     let (ready, listening) = std::sync::mpsc::channel();
     let at = at.to_owned();
     let server = netns.spawn(move || {
-        let listener = TcpListener::bind((at.parse::<IpAddr>().unwrap(), 7777)).unwrap();
-        ready.send(()).unwrap();
+        let listener = TcpListener::bind((at.parse::<IpAddr>().unwrap(), 0)).unwrap();
+        ready.send(listener.local_addr().unwrap()).unwrap();
         let (mut stream, peer) = listener.accept().unwrap();
         stream.write_all(b"hello").unwrap();
         peer.ip()
     });
-    listening.recv().unwrap();
-    server
+    (listening.recv().unwrap(), server)
 }
 
 /// Connects from the namespace and returns how the server saw it.
 fn reach(from: &Netns, to: &Netns, at: &str) -> String {
-    let server = serve(to, at);
-    let address = (at.parse::<IpAddr>().unwrap(), 7777).into();
+    let (address, server) = serve(to, at);
     let text = from.run(move || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap();
         let mut text = String::new();
@@ -130,6 +128,56 @@ fn an_interface_that_exists_is_refused_and_left_alone() {
         assert!(matches!(error, NetError::InterfaceExists { .. }), "{error}");
         assert!(rtnl.link(&second.host_ifname).await.unwrap().is_none());
         pod::check(&first).await.unwrap();
+    });
+}
+
+#[test]
+fn a_second_interface_leaves_the_first_its_way_out_and_answers_by_its_own() {
+    let node = node(&["10.89.0.10/32", "fd89::10/128"]);
+    let pod_ns = Netns::new();
+    let node_ips = ["10.89.0.10", "fd89::10"];
+    let first = link("one", &pod_ns, &["10.244.0.2", "fd00:10:244::2"], &node_ips);
+    let mut second = link("one", &pod_ns, &["10.244.0.3", "fd00:10:244::3"], &node_ips);
+    second.ifname = "net1".into();
+    second.host_ifname = name::host_side("one", "net1");
+    let both = [first.clone(), second.clone()];
+    node.block_on(|| async move {
+        for link in &both {
+            pod::set_up(link).await.unwrap();
+        }
+        for link in &both {
+            pod::check(link).await.unwrap();
+        }
+    });
+    assert_eq!(reach(&pod_ns, &node, "10.89.0.10"), "10.244.0.2");
+    let reverse_path = |name: &str| {
+        node.run({
+            let path = format!("ipv4/conf/{name}/rp_filter");
+            // Strict: what came from the other interface would be dropped.
+            move || sysctl::set(&path, "1").unwrap()
+        })
+    };
+    reverse_path("all");
+    for at in ["10.244.0.2", "10.244.0.3"] {
+        assert_eq!(reach(&node, &pod_ns, at), "10.89.0.10");
+    }
+    for at in ["fd00:10:244::2", "fd00:10:244::3"] {
+        assert_eq!(reach(&node, &pod_ns, at), "fd89::10");
+    }
+    node.block_on(|| async move {
+        assert!(pod::tear_down(&second.host_ifname).await.unwrap().is_some());
+        pod::check(&first).await.unwrap();
+    });
+}
+
+#[test]
+fn a_node_is_no_pod() {
+    let node = node(&[]);
+    let link = link("one", &node, &["10.244.0.2"], &[]);
+    node.block_on(|| async move {
+        let error = pod::set_up(&link).await.unwrap_err();
+        assert!(matches!(error, NetError::OwnNamespace { .. }), "{error}");
+        assert_eq!(Rtnl::connect().unwrap().links().await.unwrap().len(), 1);
     });
 }
 

@@ -17,21 +17,28 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
-/// A malformed conflist, then one of an unknown version: the pod's event says so, and mending it is enough.
+/// A malformed conflist before ours, then one of an unknown version: the pod's event says so, and removing it is
+/// enough. Ours comes back by itself.
 fn conflist() {
     let lab = Lab::own("conflist", &["--no-demo", "--nodes", "2"]);
     let namespace = lab.namespace("bad");
     let path = "/etc/cni/net.d/10-weft.conflist";
     let good = lab.on_node("node-1", &["cat", path]).good();
-    let write = |text: &str| {
+    let write = |text: &str, path: &str| {
         lab.on_node("node-1", &["sh", "-c", "printf %s \"$0\" > \"$1\"", text, path])
             .good()
     };
+    write("{", path);
+    eventually("the agent puts its conflist back", || {
+        lab.on_node("node-1", &["cat", path]).stdout == good
+    });
+    let path = "/etc/cni/net.d/05-site.conflist";
+    let write = |text: &str| write(text, path);
     write("{ this is not JSON");
     eventually("node-1 says what is wrong", || {
         lab.kubectl(&["describe", "node", "node-1"])
             .stdout
-            .contains("10-weft.conflist")
+            .contains("05-site.conflist")
     });
     namespace.pod("elsewhere", Some("node-2"));
     write(&good.replace("\"1.1.0\"", "\"9.9.9\"").replace("\"1.0.0\"", "\"9.9.9\""));
@@ -45,7 +52,7 @@ fn conflist() {
         let said = namespace.kubectl(&["describe", "pod", "a"]).stdout;
         said.contains("FailedCreatePodSandBox") && said.contains("9.9.9")
     });
-    write(&good);
+    lab.on_node("node-1", &["rm", path]).good();
     namespace
         .kubectl(&["wait", "--for=condition=Ready", "pod/a", "--timeout=60s"])
         .good();

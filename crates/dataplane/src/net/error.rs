@@ -33,6 +33,12 @@ pub enum NetError {
         /// The path.
         path: PathBuf,
     },
+    /// A pod's link would begin and end in the node.
+    #[error("{} is the node's own network namespace; the runtime passes a wrong path, or the pod uses the host's network and needs no link", path.display())]
+    OwnNamespace {
+        /// The path.
+        path: PathBuf,
+    },
     /// ADD must not touch an interface that is there already.
     #[error("interface {ifname} exists already in network namespace {}; the container is connected, or another plugin was here first", netns.display())]
     InterfaceExists {

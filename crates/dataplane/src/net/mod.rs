@@ -31,7 +31,7 @@ mod watch;
 
 pub use error::NetError;
 pub use netns::Namespace;
-pub use pod::{Mac, PodLink};
+pub use pod::{BadMac, Mac, PodLink};
 pub use route::Route;
 pub use rtnl::{Link, Rtnl};
 pub use watch::Watch;

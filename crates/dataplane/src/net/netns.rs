@@ -54,6 +54,17 @@ impl Namespace {
         &self.path
     }
 
+    /// Whether this is the namespace that the calling thread is in.
+    pub(super) fn is_here(&self) -> Result<bool, NetError> {
+        let failed = |source| NetError::Namespace {
+            path: self.path.clone(),
+            source,
+        };
+        let here = std::fs::metadata("/proc/thread-self/ns/net").map_err(failed)?;
+        let own = self.file.metadata().map_err(failed)?;
+        Ok((here.dev(), here.ino()) == (own.dev(), own.ino()))
+    }
+
     /// Whether any process that this one can see is inside. It has to see all of them: an agent in a container needs
     /// the machine's process namespace. Reads all of `/proc`, so it is for a thread that may block.
     pub fn has_processes(&self) -> Result<bool, NetError> {

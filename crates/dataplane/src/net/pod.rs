@@ -20,6 +20,8 @@ use super::{Namespace, NetError, default_of, gateway_for, removal, request, sysc
 /// How long the kernel may take to put an address to use, and how long to wait between looks.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_micros(50);
+/// Routing tables in a pod, for its interfaces besides the first, are this and the interface's index.
+const FIRST_TABLE: u32 = 1000;
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +105,11 @@ pub async fn set_up(pod: &PodLink) -> Result<u32, NetError> {
 
 fn connect(pod: &PodLink) -> Result<u32, NetError> {
     let netns = Namespace::open(&pod.netns)?;
+    if netns.is_here()? {
+        return Err(NetError::OwnNamespace {
+            path: pod.netns.clone(),
+        });
+    }
     let mut node = Connection::open()?;
     let index = match make(&mut node, &netns, pod) {
         Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
@@ -199,10 +206,26 @@ fn build_inside(pod: &PodLink) -> Result<Connection, NetError> {
     requests.extend(pod.ips.iter().map(|ip| request::own_address(index, *ip)));
     for ip in &pod.ips {
         requests.push(request::neighbour(index, gateway_for(*ip), pod.host_mac));
-        requests.push(request::route(&default_route(*ip, index)));
     }
     inside.serve(requests)?;
+    for ip in &pod.ips {
+        lead_out(&mut inside, *ip, index)?;
+    }
     Ok(inside)
+}
+
+/// The way out of the pod. Where another interface has it already, it stays there, and only what comes from this
+/// interface's address leaves by this one: the node takes it from nowhere else.
+fn lead_out(inside: &mut Connection, ip: IpAddr, index: u32) -> Result<(), NetError> {
+    let route = default_route(ip, index);
+    match inside.serve(vec![request::first_route(&route)]).map(drop) {
+        Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
+            let table = FIRST_TABLE + index;
+            let requests = vec![request::route_in(table, &route), request::rule(ip, table)];
+            inside.serve(requests).map(drop)
+        }
+        result => result,
+    }
 }
 
 /// A pod is ready when its network is: not before the kernel has put its IPv6 address to use, which a worker of its

@@ -8,7 +8,8 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -141,6 +142,38 @@ pub(super) fn route(route: &Route) -> Request {
         },
         message: RouteNetlinkMessage::NewRoute(message(route)),
         flags: NLM_F_CREATE | NLM_F_REPLACE,
+    }
+}
+
+/// Adds a route of ours, unless there is one to the same destination.
+pub(super) fn first_route(to: &Route) -> Request {
+    Request {
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        ..route(to)
+    }
+}
+
+/// Adds a route of ours to a routing table of any number.
+pub(super) fn route_in(table: u32, to: &Route) -> Request {
+    let mut request = route(to);
+    if let RouteNetlinkMessage::NewRoute(message) = &mut request.message {
+        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        message.attributes.push(RouteAttribute::Table(table));
+    }
+    request
+}
+
+/// Has what comes from an address looked up in a routing table first.
+pub(super) fn rule(from: IpAddr, table: u32) -> Request {
+    let mut message = RuleMessage::default();
+    message.header.family = family(from);
+    message.header.src_len = IpNet::from(from).prefix_len();
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![RuleAttribute::Source(from), RuleAttribute::Table(table)];
+    Request {
+        what: format!("add the rule for what comes from {from}"),
+        message: RouteNetlinkMessage::NewRule(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
     }
 }
 

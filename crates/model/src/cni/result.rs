@@ -165,7 +165,7 @@ impl AddResult {
     pub fn after(self, mut previous: AddResult) -> Self {
         let offset = previous.interfaces.len();
         let shifted = |mut ip: IpConfig| {
-            ip.interface = ip.interface.map(|index| index + offset);
+            ip.interface = ip.interface.map(|index| index.saturating_add(offset));
             ip
         };
         previous.interfaces.extend(self.interfaces);

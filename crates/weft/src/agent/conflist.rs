@@ -16,7 +16,10 @@ use super::server::socket_path;
 /// Name of the file.
 pub(super) const NAME: &str = "10-weft.conflist";
 
-/// Waits until the node has addresses for pods, then installs.
+/// How often to look whether it is still as it was installed.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Waits until the node has addresses for pods, then installs, and puts back what somebody deletes or changes.
 pub(super) async fn install_when_ready(node: Arc<Node>, dir: PathBuf, state_dir: PathBuf) {
     let mut ready = node.ready.subscribe();
     if ready
@@ -26,13 +29,17 @@ pub(super) async fn install_when_ready(node: Arc<Node>, dir: PathBuf, state_dir:
     {
         return;
     }
+    let file = dir.join(NAME);
+    let mut installed = false;
     loop {
         match install(&dir, &state_dir) {
-            Ok(true) => return info!(file = %dir.join(NAME).display(), "the runtime can use the network now"),
-            Ok(false) => return,
+            Ok(true) if installed => warn!(file = %file.display(), "was deleted or changed, and is back"),
+            Ok(true) => info!(file = %file.display(), "the runtime can use the network now"),
+            Ok(false) => {}
             Err(error) => warn!("{error:#}; pods wait until it can be written"),
         }
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        installed |= file.exists();
+        tokio::time::sleep(PERIOD).await;
     }
 }
 
@@ -56,7 +63,7 @@ fn content(state_dir: &Path) -> Value {
         "name": "weft",
         "plugins": [{
             "type": "weft-cni",
-            "capabilities": {"portMappings": true},
+            "capabilities": {"portMappings": true, "ips": true, "mac": true, "dns": true},
             "agentSocket": socket_path(state_dir),
             "spoolDir": state_dir.join("cni-spool")
         }]

@@ -1,12 +1,14 @@
 //! Attaching pods and letting them go: what the CNI plugin asks for.
 
+use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use tracing::{info, warn};
-use weft_dataplane::net::{self, NetError, PodLink, gateway_for, name, pod};
+use weft_dataplane::net::{self, BadMac, Mac, NetError, PodLink, gateway_for, name, pod};
 use weft_model::ObjectKey;
 use weft_model::cni::{
     AddResult, AttachmentId, CniError, Command, Dns, Interface, IpConfig, Request, Response, Route, code,
@@ -51,6 +53,7 @@ impl Node {
             .await
             .map_err(|error| failed("cannot find the uplink", &error))?;
         let (mac, host_mac) = name::macs(&id.container_id, &id.ifname);
+        let mac = wanted_mac(request)?.unwrap_or(mac);
         let mut link = PodLink {
             netns: PathBuf::from(&netns),
             ifname: id.ifname.clone(),
@@ -135,9 +138,7 @@ impl Node {
         uid: Option<String>,
         link: &PodLink,
     ) -> Result<(), CniError> {
-        let index = pod::set_up(link)
-            .await
-            .map_err(|error| failed("cannot connect the pod", &error))?;
+        let index = pod::set_up(link).await.map_err(not_connected)?;
         let attachment = Attachment {
             id: id.clone(),
             pod: pod_of(request),
@@ -277,18 +278,24 @@ impl Node {
         }
     }
 
-    /// Frees everything that is not in the list; goes on where one fails.
+    /// Frees everything that is not in the list; goes on where one fails. What is added meanwhile stays.
     async fn gc(&self, valid: &[AttachmentId]) -> Result<(), CniError> {
+        let valid: HashSet<_> = valid.iter().collect();
         let stale: Vec<_> = self
             .attachments()
-            .keys()
-            .filter(|id| !valid.contains(id))
-            .cloned()
+            .iter()
+            .filter(|(id, _)| !valid.contains(id))
+            .map(|(id, attachment)| (id.clone(), attachment.created))
             .collect();
         let mut first = Ok(());
-        for id in stale {
+        for (id, created) in stale {
+            let _turn = self.turn(&id).await;
+            let still = self.attachments().get(&id).map(|attachment| attachment.created);
+            if still != Some(created) {
+                continue;
+            }
             info!(container = id.container_id, "not in use any more, says the runtime");
-            if let Err(error) = self.del(&id).await {
+            if let Err(error) = self.release(&id).await {
                 first = first.and(Err(error));
             }
         }
@@ -320,6 +327,34 @@ impl Node {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+/// A container that has gone, or that is none, needs no DEL and no second attempt: the code says so.
+fn not_connected(error: NetError) -> CniError {
+    let code = match &error {
+        NetError::Namespace { source, .. } if source.kind() == ErrorKind::NotFound => code::UNKNOWN_CONTAINER,
+        NetError::NotANamespace { .. } => code::UNKNOWN_CONTAINER,
+        NetError::OwnNamespace { .. } => code::ENVIRONMENT,
+        _ => code::SETUP,
+    };
+    CniError::new(code, "cannot connect the pod", error.to_string())
+}
+
+/// The Ethernet address that the runtime wants for the pod: by the capability `mac`, else by `MAC=` in `CNI_ARGS`.
+fn wanted_mac(request: &Request) -> Result<Option<Mac>, CniError> {
+    let (code, name, text) = match (&request.runtime.mac, request.arg("MAC")) {
+        (Some(text), _) => (code::CONFIG, "runtimeConfig.mac", text.as_str()),
+        (None, Some(text)) => (code::ENVIRONMENT, "MAC in CNI_ARGS", text),
+        (None, None) => return Ok(None),
+    };
+    let invalid = |problem: String| CniError::new(code, format!("invalid {name}: {text:?}"), problem);
+    let mac: Mac = text.parse().map_err(|error: BadMac| invalid(error.to_string()))?;
+    match mac.0 == [0; 6] || mac.0[0] & 1 == 1 {
+        true => Err(invalid(
+            "an interface needs an Ethernet address that is neither zero nor of a group".into(),
+        )),
+        false => Ok(Some(mac)),
     }
 }
 

@@ -392,7 +392,10 @@ fn a_failed_add_leaves_nothing() {
         let mut missing = request(Command::Add, "c1", None);
         missing.netns = Some("/nonexistent/netns".into());
         let (found, text) = error(&node, missing).await;
-        assert!(found == code::SETUP && text.contains("/nonexistent/netns"), "{text}");
+        assert!(
+            found == code::UNKNOWN_CONTAINER && text.contains("/nonexistent/netns"),
+            "{text}"
+        );
         nothing_left(&node, &place).await;
     });
 }
@@ -521,6 +524,59 @@ fn the_socket_answers_one_line_with_one_line() {
 }
 
 #[test]
+fn what_the_runtime_wants_is_given_or_refused_with_its_code() {
+    on_a_node("wanted", |place| async move {
+        let (node, _changes) = place.ready().await;
+        let sandbox = Sandbox::new();
+        let add = |change: &dyn Fn(&mut Request)| {
+            let mut wanted = request(Command::Add, "c1", Some(&sandbox));
+            change(&mut wanted);
+            wanted
+        };
+        let gone = add(&|add| add.netns = Some("/run/netns/weft-gone".into()));
+        assert_eq!(error(&node, gone).await.0, code::UNKNOWN_CONTAINER);
+        let file = place.dir.join("unmounted");
+        std::fs::write(&file, "").unwrap();
+        let unmounted = add(&|add| add.netns = Some(file.display().to_string()));
+        assert_eq!(error(&node, unmounted).await.0, code::UNKNOWN_CONTAINER);
+        let (found, text) = error(&node, add(&|add| add.netns = Some("/proc/thread-self/ns/net".into()))).await;
+        assert_eq!(found, code::ENVIRONMENT);
+        assert!(text.contains("the node's own network namespace"), "{text}");
+        for mac in ["01:00:5e:00:00:01", "00:00:00:00:00:00", "02:00"] {
+            let wanted = add(&|add| add.runtime.mac = Some(mac.into()));
+            assert_eq!(error(&node, wanted).await.0, code::CONFIG, "{mac}");
+            let wanted = add(&|add| add.args.push(("MAC".into(), mac.into())));
+            assert_eq!(error(&node, wanted).await.0, code::ENVIRONMENT, "{mac}");
+        }
+        nothing_left(&node, &place).await;
+        let wanted = add(&|add| add.runtime.mac = Some("02:00:00:00:00:09".into()));
+        let result = node.handle(wanted).await.result.unwrap();
+        assert_eq!(result.interfaces[1].mac, "02:00:00:00:00:09");
+        // The same container again, and another for which its interface is in the way: the first stays.
+        assert_eq!(error(&node, add(&|_| {})).await.0, code::SETUP);
+        let mut other = request(Command::Add, "c2", Some(&sandbox));
+        assert!(
+            error(&node, other.clone())
+                .await
+                .1
+                .contains("interface eth0 exists already")
+        );
+        other.ifname = "net1".into();
+        assert_eq!(node.handle(other.clone()).await.error, None);
+        assert!(sandbox.has("eth0").await && sandbox.has("net1").await);
+        other.command = Command::Del;
+        for request in [
+            other,
+            request(Command::Del, "c1", None),
+            request(Command::Del, "never", None),
+        ] {
+            assert_eq!(node.handle(request).await, Response::default());
+        }
+        nothing_left(&node, &place).await;
+    });
+}
+
+#[test]
 fn the_runtime_finds_the_plugin_once_the_node_can_take_pods() {
     on_a_node("conflist", |place| async move {
         let conf_dir = place.dir.join("net.d");
@@ -536,9 +592,15 @@ fn the_runtime_finds_the_plugin_once_the_node_can_take_pods() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(conflist::in_use(&conf_dir), None);
         sender.send(local(&["10.244.0.0/23"])).await.unwrap();
-        install.await.unwrap();
-        assert_eq!(conflist::in_use(&conf_dir).as_deref(), Some(conflist::NAME));
-        let text = std::fs::read_to_string(conf_dir.join(conflist::NAME)).unwrap();
+        let file = conf_dir.join(conflist::NAME);
+        leaks::until(|| conflist::in_use(&conf_dir).as_deref() == Some(conflist::NAME)).await;
+        let text = std::fs::read_to_string(&file).unwrap();
+        // Deleted or changed, it is put back.
+        std::fs::remove_file(&file).unwrap();
+        leaks::until(|| file.exists()).await;
+        std::fs::write(&file, "{}").unwrap();
+        leaks::until(|| std::fs::read_to_string(&file).is_ok_and(|found| found == text)).await;
+        install.abort();
         let config: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(config["plugins"][0]["agentSocket"], json!(place.dir.join("cni.sock")));
         std::fs::write(conf_dir.join("05-other.conf"), "{}").unwrap();

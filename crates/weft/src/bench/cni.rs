@@ -191,7 +191,10 @@ fn rows(all: &[Measured]) -> Vec<Row> {
     for work in ["ADD", "DEL", "ADD, 8 at once", "DEL, 8 at once", START, ASK] {
         for share in [0.5, 0.99] {
             let value = |measured: &Measured| quantile(measured, work, share);
-            let limit = peer.map_or(f64::NAN, value);
+            // The peers have no agent; what they take to start is what this is compared with.
+            let limit = peer.map_or(f64::NAN, |peer| {
+                quantile(peer, if work == ASK { START } else { work }, share)
+            });
             let goal = (share == 0.5 && matches!(work, "ADD" | "DEL")).then(|| GOAL.as_secs_f64() * 1e3 / limit);
             for measured in all.iter().filter(|measured| value(measured).is_finite()) {
                 let value = value(measured);
