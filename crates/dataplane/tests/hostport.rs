@@ -5,7 +5,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{Netns, ip};
 use weft_dataplane::net::{PodLink, conntrack, hostport, name, pod, sysctl};
@@ -90,6 +90,7 @@ fn link(id: &str, netns: &Netns, ips: [&str; 2]) -> PodLink {
         ips: ips.map(|ip| ip.parse().unwrap()).to_vec(),
         mtu: 1450,
         node_ips: NODE.map(|ip| ip.parse().unwrap()).to_vec(),
+        limits: Default::default(),
     }
 }
 
@@ -106,13 +107,26 @@ fn ports(mappings: &[(&str, u16, u16, Protocol)], pod: [&str; 2]) -> HostPorts {
     resolve(&mappings, &pod.map(|ip| ip.parse().unwrap())).unwrap()
 }
 
+/// Listens as soon as what a connection before has left of the port is gone.
+fn listen(at: SocketAddr) -> TcpListener {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match TcpListener::bind(at) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
 /// How a server in `to` on port 8080 sees who connects to `at` from `from`.
 fn seen(from: &Netns, to: &Netns, at: &str) -> String {
     let at: SocketAddr = at.parse().unwrap();
     let (ready, listening) = std::sync::mpsc::channel();
     let server = to.spawn(move || {
         let any: IpAddr = if at.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
-        let listener = TcpListener::bind((any, 8080)).unwrap();
+        let listener = listen((any, 8080).into());
         ready.send(()).unwrap();
         let (mut stream, peer) = listener.accept().unwrap();
         stream.write_all(b"hello").unwrap();

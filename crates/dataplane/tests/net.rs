@@ -24,6 +24,7 @@ fn link(id: &str, netns: &Netns, ips: &[&str], node_ips: &[&str]) -> PodLink {
         ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         mtu: 1450,
         node_ips: node_ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        limits: Default::default(),
     }
 }
 

@@ -4,6 +4,9 @@
 
 mod api;
 mod bad_input;
+mod containerd;
+mod cri;
+mod drivers;
 mod families;
 mod hostports;
 mod kills;
@@ -12,6 +15,7 @@ mod lifecycle;
 mod network;
 mod nodes;
 mod paths;
+mod podman;
 mod pools;
 mod scale;
 mod support;
@@ -34,6 +38,9 @@ fn main() -> ExitCode {
         hostports::tests(),
         nodes::tests(),
         paths::tests(),
+        drivers::tests(),
+        podman::tests(),
+        containerd::tests(),
         bad_input::tests(),
         kills::tests(),
         scale::tests(),

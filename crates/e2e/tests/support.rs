@@ -30,6 +30,14 @@ pub(crate) fn require() -> Result<(), String> {
             weft_path().display()
         ));
     }
+    for tool in ["cnitool", "containerd", "podman"] {
+        let found = Command::new("sh").args(["-c", "command -v \"$0\"", tool]).output();
+        if !found.is_ok_and(|output| output.status.success()) {
+            return Err(format!(
+                "{tool} is missing, which drives the plugin in tests; run: scripts/bootstrap test"
+            ));
+        }
+    }
     let version = Command::new("kubectl")
         .args(["version", "--client", "-o", "json"])
         .output();

@@ -20,7 +20,7 @@ impl Family {
     /// The node's pods.
     pub const PODS: Self = Self {
         maps: &[name::PODS, name::INTERFACES],
-        version: 2,
+        version: 3,
     };
     /// Services and their backends.
     pub const SERVICES: Self = Self {
@@ -35,7 +35,7 @@ impl Family {
     /// What was counted. A new layout counts anew.
     pub const COUNTERS: Self = Self {
         maps: &[name::COUNTERS],
-        version: 2,
+        version: 3,
     };
     /// All of them.
     pub const ALL: [Self; 4] = [Self::PODS, Self::SERVICES, Self::PEERS, Self::COUNTERS];
@@ -73,7 +73,7 @@ macro_rules! plain {
 
 plain! {
     Addr: 16,
-    Pod: 4 + 6 + 6,
+    Pod: 4 + 6 + 6 + 4,
     Interface: 6 + 2 + 8 * Reason::DROPS.len(),
     Frontend: 16 + 2 + 1 + 5,
     Service: 4 + 4,
@@ -94,6 +94,8 @@ pub struct Pod {
     pub mac: [u8; 6],
     /// Ethernet address of the host's side: the pod's gateway.
     pub host_mac: [u8; 6],
+    /// Not 0: what it receives is limited by the queue of the host's side, which direct delivery would go past.
+    pub limited: u32,
 }
 
 /// The pod behind an interface: who it is on the link, and how often it sent what it must not.

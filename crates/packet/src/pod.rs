@@ -92,6 +92,9 @@ fn route<P: Packet, M: Maps>(
     if ip.ttl <= 1 {
         return Ok(Verdict::Pass(Reason::Expiring));
     }
+    if pod.limited != 0 {
+        return Ok(Verdict::Pass(Reason::Limited));
+    }
     forward(packet, pod.mac, pod.host_mac)?;
     Ok(Verdict::Deliver(Reason::LocalPod, pod.ifindex))
 }

@@ -64,6 +64,7 @@ reasons! {
     13 NoEndpoints "no_endpoints" "refused: the service has no endpoints",
     14 BackendMissing "backend_missing" "refused: the service changed under the lookup several times in a row",
     15 PeerLost "peer_lost" "no room to note which service a backend stands for: replies show the backend's address",
+    16 Limited "limited" "for a pod on this node that receives at a limited rate: left to the node's stack, which keeps to it",
 }
 
 impl Reason {

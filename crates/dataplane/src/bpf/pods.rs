@@ -20,6 +20,30 @@ pub struct PodLink {
     pub mac: [u8; 6],
     /// Ethernet address of the host's side.
     pub host_mac: [u8; 6],
+    /// Whether what it receives is limited, and so has to pass the host side's queue.
+    pub limited: bool,
+}
+
+impl From<Pod> for PodLink {
+    fn from(pod: Pod) -> Self {
+        Self {
+            ifindex: pod.ifindex,
+            mac: pod.mac,
+            host_mac: pod.host_mac,
+            limited: pod.limited != 0,
+        }
+    }
+}
+
+impl From<PodLink> for Pod {
+    fn from(link: PodLink) -> Self {
+        Self {
+            ifindex: link.ifindex,
+            mac: link.mac,
+            host_mac: link.host_mac,
+            limited: link.limited.into(),
+        }
+    }
 }
 
 /// Packets of a pod that ended at its hook.
@@ -44,11 +68,10 @@ impl Pods {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
         let addresses = Table::<Addr, Pod>::take(ebpf, name::PODS)?;
         let mut interfaces = Interfaces::take(ebpf)?;
-        let link = |Pod { ifindex, mac, host_mac }| PodLink { ifindex, mac, host_mac };
         let known: BTreeMap<_, _> = addresses
             .entries()?
             .into_iter()
-            .map(|(addr, pod)| (addr, link(pod)))
+            .map(|(addr, pod)| (addr, PodLink::from(pod)))
             .collect();
         let used: BTreeSet<u32> = known.values().map(|link| link.ifindex).collect();
         for ifindex in interfaces
@@ -71,7 +94,7 @@ impl Pods {
         if before == Some(link) {
             return Ok(());
         }
-        let PodLink { ifindex, mac, host_mac } = link;
+        let PodLink { ifindex, mac, .. } = link;
         if !self
             .known
             .values()
@@ -79,7 +102,7 @@ impl Pods {
         {
             self.interfaces.insert(ifindex, mac)?;
         }
-        self.addresses.insert(addr, Pod { ifindex, mac, host_mac })?;
+        self.addresses.insert(addr, link.into())?;
         self.known.insert(addr, link);
         match before {
             Some(before) => self.forget_unused(before.ifindex),

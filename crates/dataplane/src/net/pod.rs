@@ -11,8 +11,10 @@ use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::RouteType;
 use serde::{Deserialize, Serialize};
+use weft_model::cni::Bandwidth;
 
 use super::batch::{Connection, Request};
+use super::limit::Limit;
 use super::route::{self, Route};
 use super::rtnl::{self, Link, Rtnl};
 use super::{Namespace, NetError, default_of, gateway_for, removal, request, sysctl};
@@ -89,6 +91,9 @@ pub struct PodLink {
     pub mtu: u32,
     /// The node's addresses: source of what the node sends to the pod.
     pub node_ips: Vec<IpAddr>,
+    /// Limits of what the pod sends and receives.
+    #[serde(default)]
+    pub limits: Bandwidth,
 }
 
 impl PodLink {
@@ -168,6 +173,7 @@ fn build_here(node: &mut Connection, pod: &PodLink, index: u32) -> Result<(), Ne
         requests.push(request::no_link_local(&pod.host_ifname));
     }
     requests.push(request::up(&pod.host_ifname));
+    requests.extend(Limit::into_pod(&pod.limits, pod.mtu).map(|limit| limit.request(index)));
     requests.extend(pod.ips.iter().flat_map(|ip| ways(pod, *ip, index)));
     node.serve(requests).map(drop)
 }
@@ -203,6 +209,7 @@ fn build_inside(pod: &PodLink) -> Result<Connection, NetError> {
         sysctl::set(&switch("addr_gen_mode"), "0")?;
     }
     let mut requests = vec![request::up(&pod.ifname)];
+    requests.extend(Limit::out_of_pod(&pod.limits, pod.mtu).map(|limit| limit.request(index)));
     requests.extend(pod.ips.iter().map(|ip| request::own_address(index, *ip)));
     for ip in &pod.ips {
         requests.push(request::neighbour(index, gateway_for(*ip), pod.host_mac));

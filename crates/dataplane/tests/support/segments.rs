@@ -107,6 +107,7 @@ pub(crate) fn add_pod(node: &Netns, id: &str, ips: &[&str], node_ips: &[IpAddr],
         ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         mtu,
         node_ips: node_ips.to_vec(),
+        limits: Default::default(),
     };
     node.block_on(move || async move { pod::set_up(&link).await.unwrap() });
     pod

@@ -1,5 +1,6 @@
 //! What the runtime adds to the configuration for one container: `runtimeConfig`, as the conventions of CNI have it.
 //!
+//! containerd writes the names of fields with a capital; a reference plugin, as any Go program, reads them all the same.
 //! A runtime passes only what the configuration declares in `capabilities`. Fields that are null are as absent.
 
 use std::fmt;
@@ -50,17 +51,20 @@ pub struct RuntimeConfig {
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// On the node.
+    #[serde(alias = "HostPort")]
     pub host_port: u16,
     /// In the container.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// TCP where absent.
-    #[serde(default = "tcp", deserialize_with = "protocol")]
+    #[serde(default = "tcp", alias = "Protocol", deserialize_with = "protocol")]
     pub protocol: Protocol,
     /// The node's address that it is reached at; all of them where absent.
     #[serde(
         rename = "hostIP",
+        alias = "HostIP",
         default,
-        deserialize_with = "host_ip",
+        deserialize_with = "address",
         skip_serializing_if = "Option::is_none"
     )]
     pub host_ip: Option<IpAddr>,
@@ -71,12 +75,16 @@ pub struct PortMapping {
 #[serde(rename_all = "camelCase", default)]
 pub struct Bandwidth {
     /// Into the container.
+    #[serde(alias = "IngressRate")]
     pub ingress_rate: u64,
     /// Into the container.
+    #[serde(alias = "IngressBurst")]
     pub ingress_burst: u64,
     /// Out of the container.
+    #[serde(alias = "EgressRate")]
     pub egress_rate: u64,
     /// Out of the container.
+    #[serde(alias = "EgressBurst")]
     pub egress_burst: u64,
 }
 
@@ -123,15 +131,31 @@ impl fmt::Display for WantedIp {
 #[serde(rename_all = "camelCase")]
 pub struct IpRange {
     /// The whole of it.
+    #[serde(alias = "Subnet")]
     pub subnet: IpNet,
     /// First address to give; the subnet's first usable one where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        alias = "RangeStart",
+        default,
+        deserialize_with = "address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub range_start: Option<IpAddr>,
     /// Last address to give; the subnet's last usable one where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        alias = "RangeEnd",
+        default,
+        deserialize_with = "address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub range_end: Option<IpAddr>,
     /// The gateway of the subnet, which is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        alias = "Gateway",
+        default,
+        deserialize_with = "address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub gateway: Option<IpAddr>,
 }
 
@@ -153,13 +177,13 @@ fn protocol<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
 }
 
 /// Runtimes pass an empty text for "any".
-fn host_ip<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Error> {
+fn address<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpAddr>, D::Error> {
     match Option::<String>::deserialize(from)?.as_deref() {
         None | Some("") => Ok(None),
         Some(text) => text
             .parse()
             .map(Some)
-            .map_err(|error| serde::de::Error::custom(format!("hostIP {text:?}: {error}"))),
+            .map_err(|error| serde::de::Error::custom(format!("address {text:?}: {error}"))),
     }
 }
 
@@ -178,11 +202,11 @@ pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
 fn runtime_dns<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dns>, D::Error> {
     #[derive(Deserialize)]
     struct RuntimeDns {
-        #[serde(default, alias = "nameservers", deserialize_with = "or_default")]
+        #[serde(default, alias = "Servers", alias = "nameservers", deserialize_with = "or_default")]
         servers: Vec<String>,
-        #[serde(default, alias = "search", deserialize_with = "or_default")]
+        #[serde(default, alias = "Searches", alias = "search", deserialize_with = "or_default")]
         searches: Vec<String>,
-        #[serde(default, deserialize_with = "or_default")]
+        #[serde(default, alias = "Options", deserialize_with = "or_default")]
         options: Vec<String>,
     }
     let given = Option::<RuntimeDns>::deserialize(from)?;
@@ -223,6 +247,23 @@ mod tests {
         assert_eq!(config.device_id.as_deref(), Some("0000:04:00.5"));
         let again = serde_json::to_string(&config).unwrap();
         assert_eq!(read(&again), config);
+    }
+
+    #[test]
+    fn capabilities_are_read_as_containerd_writes_them() {
+        let config = read(
+            r#"{"portMappings":[{"HostPort":8080,"ContainerPort":80,"Protocol":"udp","HostIP":"10.9.0.1"}],
+              "bandwidth":{"IngressRate":1000000,"IngressBurst":1,"EgressRate":2,"EgressBurst":3},
+              "dns":{"Servers":["10.96.0.10"],"Searches":["a.local"],"Options":["ndots:5"]},
+              "ipRanges":[[{"Subnet":"10.1.0.0/24","RangeStart":"10.1.0.9","RangeEnd":"","Gateway":""}]]}"#,
+        );
+        let same = read(
+            r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"udp","hostIP":"10.9.0.1"}],
+              "bandwidth":{"ingressRate":1000000,"ingressBurst":1,"egressRate":2,"egressBurst":3},
+              "dns":{"servers":["10.96.0.10"],"searches":["a.local"],"options":["ndots:5"]},
+              "ipRanges":[[{"subnet":"10.1.0.0/24","rangeStart":"10.1.0.9"}]]}"#,
+        );
+        assert_eq!(config, same);
     }
 
     #[test]

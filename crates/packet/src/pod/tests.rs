@@ -35,6 +35,7 @@ fn maps() -> HostMaps {
         ifindex,
         mac: [2, 0, 0, 0, 0, ifindex as u8],
         host_mac: [4, 0, 0, 0, 0, ifindex as u8],
+        limited: 0,
     };
     let pods = [
         ("10.0.0.7", pod(OWN)),

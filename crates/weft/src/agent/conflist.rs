@@ -63,7 +63,7 @@ fn content(state_dir: &Path) -> Value {
         "name": "weft",
         "plugins": [{
             "type": "weft-cni",
-            "capabilities": {"portMappings": true, "ips": true, "mac": true, "dns": true},
+            "capabilities": {"bandwidth": true, "portMappings": true, "ips": true, "mac": true, "dns": true},
             "agentSocket": socket_path(state_dir),
             "spoolDir": state_dir.join("cni-spool")
         }]

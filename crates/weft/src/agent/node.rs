@@ -246,5 +246,6 @@ pub(super) fn entry(link: &net::PodLink, ifindex: u32) -> bpf::PodLink {
         ifindex,
         mac: link.mac.0,
         host_mac: link.host_mac.0,
+        limited: link.limits.ingress_rate != 0,
     }
 }

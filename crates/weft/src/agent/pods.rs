@@ -63,6 +63,7 @@ impl Node {
             ips: vec![],
             mtu: request.mtu.unwrap_or(uplink_mtu),
             node_ips,
+            limits: request.runtime.bandwidth.unwrap_or_default(),
         };
         self.refuse_twice(&id, &link).await?;
         let known = self.identify(request).await?;

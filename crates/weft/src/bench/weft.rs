@@ -112,6 +112,7 @@ fn connect(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, datapath: &mut D
         ips: vec![ip.into()],
         mtu: 1500,
         node_ips: vec![NODE.into()],
+        limits: Default::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -123,6 +124,7 @@ fn connect(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, datapath: &mut D
         ifindex,
         mac: mac.0,
         host_mac: host_mac.0,
+        limited: false,
     };
     datapath.set_pod(ip.into(), entry)?;
     node.run(|| Ok(datapath.attach_pod(ifindex)?))

@@ -37,6 +37,7 @@ fn pods() -> HashMap<Addr, Pod> {
         ifindex,
         mac: mac(ifindex),
         host_mac: [4, 0, 0, 0, 0, ifindex as u8],
+        limited: 0,
     };
     let list = [
         ("10.0.0.1", pod(LO)),

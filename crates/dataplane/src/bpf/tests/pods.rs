@@ -76,6 +76,7 @@ impl Pod {
             ifindex: pod.ifindex,
             mac,
             host_mac,
+            limited: false,
         };
         datapath.set_pod(pod.v4, link).unwrap();
         datapath.set_pod(pod.v6, link).unwrap();

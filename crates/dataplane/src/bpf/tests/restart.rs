@@ -18,6 +18,7 @@ fn the_next_agent_finds_everything() {
             ifindex: 7,
             mac: [2, 0, 0, 0, 0, 7],
             host_mac: [4, 0, 0, 0, 0, 7],
+            limited: false,
         };
         let mut first = world.open();
         first
