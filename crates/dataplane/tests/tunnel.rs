@@ -5,11 +5,12 @@ mod support;
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use support::Netns;
-use support::segments::{add_pod, here, ip, ips, node, ping, router, send, set_routes};
+use support::segments::{add_pod, here, ip, ips, node, ping, router, routers_with_link_between, send, set_routes};
 use weft_dataplane::net::tunnel::{self, Config, Encapsulation};
-use weft_dataplane::net::{Rtnl, routes};
-use weft_model::compile::{NextHop, Routes};
+use weft_dataplane::net::{Rtnl, masquerade, routes};
+use weft_model::compile::{Masquerade, NextHop, Routes};
 
 const MTU: u32 = 1500;
 
@@ -31,7 +32,7 @@ fn to(number: u8, ends: &[IpAddr]) -> Routes {
 }
 
 struct World {
-    _router: Netns,
+    _routers: Vec<Netns>,
     west: Netns,
     east: Netns,
     a: Netns,
@@ -41,7 +42,11 @@ struct World {
 /// A pod on each of two nodes, whose tunnel goes over IPv4, or over IPv6.
 fn world(config: Config, over_ipv6: bool) -> World {
     let router = router();
-    let (west, east) = (node(&router, 81, MTU), node(&router, 82, MTU));
+    let nodes = (node(&router, 81, MTU), node(&router, 82, MTU));
+    connect(config, over_ipv6, vec![router], nodes)
+}
+
+fn connect(config: Config, over_ipv6: bool, routers: Vec<Netns>, (west, east): (Netns, Netns)) -> World {
     let known_as = |number| {
         let mut ips = ips(number);
         if over_ipv6 {
@@ -54,7 +59,7 @@ fn world(config: Config, over_ipv6: bool) -> World {
     let a = add_pod(&west, "a", &["10.244.81.2", "fd00:81::2"], &ips(81), MTU);
     let b = add_pod(&east, "b", &["10.244.82.2", "fd00:82::2"], &ips(82), MTU);
     World {
-        _router: router,
+        _routers: routers,
         west,
         east,
         a,
@@ -198,5 +203,38 @@ fn what_the_kernel_lacks_and_a_port_that_is_taken_are_named() {
             text.contains("this kernel has no Geneve") && text.contains("--tunnel vxlan"),
             "{text}"
         );
+    }
+}
+
+#[test]
+fn a_smaller_link_between_the_nodes_is_passed() {
+    // Over IPv4: the tunnel's packets may be fragmented on the way.
+    let (near, far) = routers_with_link_between(1300);
+    let nodes = (node(&near, 81, MTU), node(&far, 82, MTU));
+    let World { a, b, .. } = &connect(vxlan(), false, vec![near, far], nodes);
+    for [here, there] in [["10.244.81.2", "10.244.82.2"], ["fd00:81::2", "fd00:82::2"]] {
+        assert_eq!(send(a, b, there, 1_000_000), here);
+        assert_eq!(send(b, a, here, 1_000_000), there);
+    }
+}
+
+#[test]
+fn a_smaller_link_out_of_the_cluster_is_found_by_a_pod_behind_the_nodes_address() {
+    let (near, far) = routers_with_link_between(1300);
+    let (west, outside) = (node(&near, 81, MTU), node(&far, 82, MTU));
+    let a = add_pod(&west, "a", &["10.244.81.2", "fd00:81::2"], &ips(81), MTU);
+    let ranges: Vec<IpNet> = ["10.244.81.0/24", "fd00:81::/64"]
+        .map(|net| net.parse().unwrap())
+        .into();
+    let ranges = Masquerade {
+        pods: ranges.clone(),
+        cluster: ranges,
+    };
+    west.run(move || masquerade::ensure(&ranges, None).unwrap());
+    for [node, server] in [["10.81.0.2", "10.82.0.2"], ["fd81::2", "fd82::2"]] {
+        assert_eq!(send(&a, &outside, server, 1_000_000), node);
+        // The router's answer finds the pod behind the node's address.
+        let (passed, text) = ping(&a, server, 1400);
+        assert!(!passed && text.contains("1300"), "{text}");
     }
 }

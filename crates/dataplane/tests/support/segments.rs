@@ -121,6 +121,7 @@ pub(crate) fn serve(netns: &Netns, at: &str) -> std::thread::JoinHandle<(IpAddr,
         let listener = TcpListener::bind((at, 7777)).unwrap();
         ready.send(()).unwrap();
         let (mut stream, peer) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut taken = vec![];
         stream.read_to_end(&mut taken).unwrap();
         stream.write_all(b"done").unwrap();
@@ -137,6 +138,7 @@ pub(crate) fn send(from: &Netns, to: &Netns, at: &str, bytes: usize) -> String {
     from.run(move || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(20)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
         stream.write_all(&vec![7; bytes]).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut text = String::new();
@@ -160,4 +162,34 @@ pub(crate) fn ping(from: &Netns, to: &str, payload: u32) -> (bool, String) {
         let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
         (done.status.success(), text)
     })
+}
+
+/// Two routers with a link of this MTU between them; segment 81 is to be the first one's, 82 the second one's.
+pub(crate) fn routers_with_link_between(mtu: u32) -> (Netns, Netns) {
+    let (first, second) = (router(), router());
+    let path = second.path();
+    ip(
+        &first,
+        &format!(
+            "link add mid mtu {mtu} type veth peer name mid mtu {mtu} netns {}
+             address add 10.99.0.1/24 dev mid
+             address add fd99::1/64 dev mid nodad
+             link set mid up",
+            path.display()
+        ),
+    );
+    ip(
+        &second,
+        "address add 10.99.0.2/24 dev mid
+         address add fd99::2/64 dev mid nodad
+         link set mid up
+         route add 10.81.0.0/24 via 10.99.0.1
+         -6 route add fd81::/64 via fd99::1",
+    );
+    ip(
+        &first,
+        "route add 10.82.0.0/24 via 10.99.0.2
+         -6 route add fd82::/64 via fd99::2",
+    );
+    (first, second)
 }
