@@ -24,6 +24,7 @@ use super::*;
 mod isolation;
 mod leaks;
 mod pools;
+mod routes;
 
 /// A node's namespaces, directories and cgroup; everything goes with it.
 struct Place {
