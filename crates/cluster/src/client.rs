@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::sync::watch;
 
 use crate::convert::Malformed;
 use crate::error::Error;
@@ -14,6 +15,9 @@ use crate::health::{Health, Shared};
 #[derive(Clone)]
 pub struct Client {
     pub(crate) kube: kube::Client,
+    /// What the watches use: another client, with connections of its own, each time the way to the server has changed.
+    pub(crate) watching: watch::Sender<kube::Client>,
+    config: kube::Config,
     pub(crate) server: String,
     pub(crate) health: Shared,
 }
@@ -30,15 +34,28 @@ impl Client {
         };
         config.connect_timeout = Some(Duration::from_secs(5));
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let kube = kube::Client::try_from(config).map_err(|source| Error::Client {
-            server: server.clone(),
-            source: Box::new(source),
-        })?;
+        let kube = Self::build(&config, &server)?;
         Ok(Self {
+            watching: watch::Sender::new(kube.clone()),
             kube,
+            config,
             server,
             health: Shared::default(),
         })
+    }
+
+    fn build(config: &kube::Config, server: &str) -> Result<kube::Client, Error> {
+        kube::Client::try_from(config.clone()).map_err(|source| Error::Client {
+            server: server.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Begins every watch anew, over new connections: for whoever knows that this machine's address has changed. What the
+    /// server sends to an address that is gone is lost, and nothing tells the connection.
+    pub fn reconnect(&self) -> Result<(), Error> {
+        self.watching.send_replace(Self::build(&self.config, &self.server)?);
+        Ok(())
     }
 
     async fn from_file(path: &Path) -> Result<kube::Config, Error> {

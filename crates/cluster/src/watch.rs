@@ -97,8 +97,8 @@ impl Kind {
     }
 
     /// Where only metadata is wanted, no more is sent.
-    fn events(&self, client: &Client) -> BoxStream<'static, watcher::Result<Event<DynamicObject>>> {
-        let (kube, resource, config) = (client.kube.clone(), self.resource(), self.config());
+    fn events(&self, kube: kube::Client) -> BoxStream<'static, watcher::Result<Event<DynamicObject>>> {
+        let (resource, config) = (self.resource(), self.config());
         match self {
             Kind::PodMetaOf(_) | Kind::Namespaces => {
                 let api = kube::Api::<PartialObjectMeta<DynamicObject>>::all_with(kube, &resource);
@@ -181,14 +181,19 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
-        let mut events = self.kind.events(&self.client);
+        let mut clients = self.client.watching.subscribe();
+        let mut events = self.kind.events(clients.borrow_and_update().clone());
         let mut pause = FIRST_PAUSE;
         let mut broken = false;
         loop {
             // A watch that is back says nothing until something happens, so the server is asked instead.
-            let next = match broken {
-                true => tokio::time::timeout(LOOK_AGAIN, events.next()).await,
-                false => Ok(events.next().await),
+            let patience = if broken { LOOK_AGAIN } else { Duration::MAX };
+            let next = tokio::select! {
+                next = tokio::time::timeout(patience, events.next()) => next,
+                Ok(()) = clients.changed() => {
+                    events = self.kind.events(clients.borrow_and_update().clone());
+                    continue;
+                }
             };
             let done = match next {
                 Err(_) => {

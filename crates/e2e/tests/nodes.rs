@@ -6,7 +6,7 @@ use crate::support::{Lab, Namespace, eventually, test, weft};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("nodes::one_joins_and_leaves", one_joins_and_leaves),
+        test("nodes::one_joins_moves_and_leaves", one_joins_moves_and_leaves),
         test("nodes::a_reboot_is_clean", a_reboot_is_clean),
     ]
 }
@@ -33,7 +33,7 @@ fn routes_to_nodes(lab: &Lab, node: &str) -> String {
     lab.on_node(node, &["sh", "-c", command]).good()
 }
 
-fn one_joins_and_leaves() {
+fn one_joins_moves_and_leaves() {
     let lab = Lab::own("join", &["--no-demo", "--nodes", "2"]);
     let said = weft(&["lab", "node", "add", "--name", lab.name()]).good();
     assert_eq!(said.trim(), "node-3 is ready, with 10.89.0.13 and fd89::d");
@@ -43,6 +43,14 @@ fn one_joins_and_leaves() {
     reaches(&namespace, "old", "new");
     reaches(&namespace, "new", "old");
     assert!(routes_to_nodes(&lab, "node-2").contains("via 10.89.0.13 "));
+
+    weft(&["lab", "node", "readdress", "--name", lab.name(), "node-3"]).good();
+    reaches(&namespace, "old", "new");
+    reaches(&namespace, "new", "old");
+    eventually("the pod's node is known by its new address", || {
+        namespace.field("pod/new", ".status.hostIP") == "10.89.1.13"
+    });
+    assert!(routes_to_nodes(&lab, "node-2").contains("via 10.89.1.13 "));
 
     weft(&["lab", "node", "remove", "--name", lab.name(), "node-3"]).good();
     for node in ["node-1", "node-2"] {

@@ -135,6 +135,34 @@ fn several_segments() {
     assert!(routes.contains("via 10.89.0.13 dev eth0"), "{routes}");
     assert!(routes.contains("10.90.0.12"), "{routes}");
     large_line_through_a_service(&namespace);
+    readdressed(&lab, &namespace);
+}
+
+/// A node with another address is reached there, in both directions, and hears of what happens in the cluster.
+fn readdressed(lab: &Lab, namespace: &Namespace) {
+    let said = weft(&["lab", "node", "readdress", "--name", lab.name(), "node-2"]).good();
+    assert_eq!(said.trim(), "node-2 has 10.90.1.12 and fd89::1:0:0:1:c now");
+    namespace
+        .kubectl(&[
+            "expose",
+            "pod",
+            "here",
+            "--name=here",
+            "--port=80",
+            "--target-port=8080",
+        ])
+        .good();
+    for (there, own) in ips(namespace, "there").iter().zip(ips(namespace, "a")) {
+        assert_eq!(seen_by(namespace, "a", &format!("http://{}:8080/", in_url(there))), own);
+    }
+    assert_eq!(seen_by(namespace, "there", "http://here/"), ips(namespace, "there")[0]);
+    assert_eq!(seen_by(namespace, "there", "http://198.51.100.10/"), "198.51.100.1");
+    eventually("every node is healthy", || weft(&["status", "--lab", lab.name()]).ok);
+    let routes = lab.on_node("node-1", &["ip", "route"]).good();
+    assert!(
+        routes.contains("10.90.1.12") && !routes.contains("10.90.0.12"),
+        "{routes}"
+    );
 }
 
 /// Many whole packets to a Service: the sender believes in 1500 bytes, and must be told what the way takes.

@@ -110,12 +110,18 @@ impl Kept {
         self.thread.thread().unpark();
     }
 
-    /// Kills the daemon, and whatever it left in its cgroup, for good. Returns when nothing of it is there.
+    /// Kills the daemon, and whatever it left in its cgroup, for good. Returns when it is gone.
+    ///
+    /// One process at a time: after `cgroup.kill` Linux 6.18 also kills whatever a later process of that cgroup clones
+    /// into another one (`CLONE_INTO_CGROUP`, as `crun exec` does for a kubelet).
     pub(super) fn end(self) -> Result<(), Error> {
         self.release();
         // It may be just starting: not yet in its cgroup at the first look, but at a later one.
         while !self.thread.is_finished() {
-            cgroup::kill(&self.cgroup)?;
+            for pid in cgroup::processes(&self.cgroup) {
+                // Gone already, if it fails.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
         // A panic of that thread is in the log; what it looked after is gone all the same.

@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 use weft_cluster::Kind;
 use weft_dataplane::bpf;
 
@@ -104,6 +104,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     tokio::spawn(cluster::follow(node.clone(), changes));
     let pods = weft_cluster::watch(&client, &[Kind::PodMetaOf(args.node_name), Kind::Namespaces]);
     tokio::spawn(known::follow(node.clone(), pods));
+    tokio::spawn(reconnect_when_moved(node.clone(), client.clone()));
     tokio::spawn(leaks::watch(node.clone()));
     tokio::spawn(addresses::demand::run(node.clone(), client.clone()));
     tokio::spawn(isolation::watch(node.clone()));
@@ -122,6 +123,17 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     }
     info!("agent stops; pods keep their network, services stay as they are");
     Ok(ExitCode::SUCCESS)
+}
+
+/// An address that has gone took the connections that were made from it along, without a word to anybody.
+async fn reconnect_when_moved(node: Arc<Node>, client: weft_cluster::Client) {
+    loop {
+        node.moved.notified().await;
+        match client.reconnect() {
+            Ok(()) => info!("an address of this node is gone; the API server is watched over new connections"),
+            Err(error) => warn!("{error}; changes in the cluster are noticed only when the old connections time out"),
+        }
+    }
 }
 
 /// The unified hierarchy: alone at the usual place, or beside version 1.

@@ -78,6 +78,8 @@ pub(super) struct Node {
     hooks: PodHooks,
     /// Told whenever there may be more of a pool for this node's pods.
     pub(super) granted: watch::Sender<()>,
+    /// Told when an address of the node has left this machine.
+    pub(super) moved: Notify,
     /// Told whenever this node may want more or less of the pools.
     pub(super) demand: Notify,
     ipam: Mutex<Ipam>,
@@ -112,6 +114,7 @@ impl Node {
             hooks: datapath.pod_hooks(),
             datapath: Mutex::new(datapath),
             granted: watch::Sender::default(),
+            moved: Notify::new(),
             demand: Notify::new(),
             ipam: Mutex::new(Ipam::new(name)),
             pools: Mutex::default(),

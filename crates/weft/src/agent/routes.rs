@@ -85,11 +85,15 @@ impl Routes {
         let node_ips = state.node(&self.node.name).map(|node| node.internal_ips.clone());
         let node_ips = node_ips.unwrap_or_default();
         let uplink = uplink::find(rtnl, &node_ips).await?;
-        self.here = Here {
+        let here = Here {
             mtu: uplink.as_ref().map_or(uplink::DEFAULT_MTU, |uplink| uplink.mtu),
             local_ips: uplink.map(|uplink| uplink.node_ips).unwrap_or_default(),
             node_ips,
         };
+        if self.here.local_ips.iter().any(|ip| !here.local_ips.contains(ip)) {
+            self.node.moved.notify_one();
+        }
+        self.here = here;
         let underlay = Underlay {
             routing: self.node.settings.routing,
             networks: uplink::networks(rtnl).await?,
