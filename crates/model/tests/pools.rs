@@ -401,6 +401,12 @@ enum Op {
     Deliver(usize),
     Hear(usize),
     CrashAgent(usize),
+    /// An agent does all it has to do, and all of it arrives.
+    Agent(usize),
+    /// So does the controller; what it writes to nodes is on its way.
+    Controller,
+    /// What is on its way arrives.
+    Arrive,
     Tell(usize),
     HearOne,
     Decide,
@@ -420,7 +426,10 @@ fn op() -> impl Strategy<Value = Op> {
         6 => n.clone().prop_map(Op::Send),
         6 => n.clone().prop_map(Op::Deliver),
         6 => n.clone().prop_map(Op::Hear),
-        2 => n.clone().prop_map(Op::CrashAgent),
+        4 => n.clone().prop_map(Op::CrashAgent),
+        8 => n.clone().prop_map(Op::Agent),
+        8 => Just(Op::Controller),
+        6 => Just(Op::Arrive),
         6 => n.prop_map(Op::Tell),
         8 => Just(Op::HearOne),
         8 => Just(Op::Decide),
@@ -448,6 +457,7 @@ fn edited(pool: usize, how: u8) -> PoolSpec {
 
 fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
     let mut world = World::new();
+    world.quiesce()?;
     for op in ops {
         match op {
             Op::Add(n, pod, pool) => world.agents[n].add(format!("p{pod}"), POOLS[pool], None),
@@ -461,6 +471,21 @@ fn run(ops: Vec<Op>) -> Result<(), TestCaseError> {
                 world.agents[n].hear(&object);
             }
             Op::CrashAgent(n) => world.agents[n].start(&mut world.api),
+            Op::Agent(n) => {
+                let object = world.api.nodes[&node(n)].clone();
+                world.agents[n].hear_pools(&world.api);
+                world.agents[n].hear(&object);
+                world.agents[n].send();
+                (0..world.agents[n].sent.len()).for_each(|_| world.agents[n].deliver(&mut world.api));
+            }
+            Op::Controller => {
+                (0..NODES).for_each(|n| world.tell_node(n));
+                while !world.news.is_empty() {
+                    world.hear_one();
+                }
+                world.decide();
+            }
+            Op::Arrive => (0..world.writes.len()).for_each(|_| world.deliver(0, true, true)),
             Op::Tell(n) => world.tell_node(n),
             Op::HearOne => world.hear_one(),
             Op::Decide => world.decide(),
@@ -560,4 +585,53 @@ proptest! {
     fn no_interleaving_gives_an_address_twice_or_loses_one(ops in prop::collection::vec(op(), 0..160)) {
         run(ops)?;
     }
+}
+
+/// Agent `n0` has a block that nobody uses and is giving it back, but its write is still on its way.
+fn giving_back() -> World {
+    let mut world = World::new();
+    world.quiesce().unwrap();
+    for pod in 0..4 {
+        world.agents[0].add(format!("p{pod}"), "a", None);
+    }
+    world.quiesce().unwrap();
+    assert_eq!(
+        world.api.nodes["n0"]
+            .blocks()
+            .filter(|cidr| cidr.prefix_len() == 30)
+            .count(),
+        2
+    );
+    for pod in 0..4 {
+        world.agents[0].delete(&format!("p{pod}"));
+    }
+    world.agents[0].send();
+    assert_eq!(world.agents[0].sent.back().unwrap().1.releasing.len(), 1);
+    world
+}
+
+/// Uses up every address that the agent may give.
+fn use_up(world: &mut World) {
+    (0..12).for_each(|pod| world.agents[0].add(format!("q{pod}"), "a", None));
+    assert!(world.agents[0].pods.len() >= 4);
+}
+
+#[test]
+fn what_an_earlier_run_of_an_agent_still_has_under_way_does_not_land() {
+    let mut world = giving_back();
+    world.agents[0].start(&mut world.api);
+    use_up(&mut world);
+    world.agents[0].deliver(&mut world.api);
+    world.quiesce().unwrap();
+    world.check().unwrap();
+}
+
+#[test]
+fn what_an_earlier_run_gave_back_is_not_given() {
+    let mut world = giving_back();
+    world.agents[0].deliver(&mut world.api);
+    world.agents[0].start(&mut world.api);
+    use_up(&mut world);
+    world.quiesce().unwrap();
+    world.check().unwrap();
 }

@@ -276,6 +276,28 @@ fn who_waits_gets_what_another_gives_back() {
     assert_eq!(granted(&mut ledger, "n2"), (vec!["10.1.0.0/30".to_owned()], vec![]));
 }
 
+#[test]
+fn what_may_have_been_written_is_sent_again_as_it_was_and_nobody_else_gets_it() {
+    let mut ledger = Ledger::default();
+    ledger.pool(pool("apps", 1, &["10.1.0.0/30"]));
+    judged(&mut ledger);
+    for name in ["n1", "n2"] {
+        ledger.node(&node(name, "192.0.2.1", &[]));
+        ledger.observe(asking(name, 5, "apps", 1));
+    }
+    let sent = ledger.decide("n1").unwrap();
+    assert_eq!(ledger.decide("n1"), Some(sent.clone()));
+    // Its answer overtakes an older version of the object, which gives nothing back.
+    ledger.observe(NodeAddresses {
+        version: 7,
+        spec: sent.spec,
+        ..sent.at.clone()
+    });
+    ledger.observe(NodeAddresses { version: 6, ..sent.at });
+    assert_eq!(ledger.object("n1").unwrap().version, 7);
+    assert_eq!(granted(&mut ledger, "n2").0, [""; 0]);
+}
+
 /// Not a clock but the books are asked: what one change touches is that node, however many there are.
 #[test]
 fn five_thousand_nodes_and_a_hundred_thousand_blocks() {
