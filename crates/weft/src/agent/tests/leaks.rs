@@ -183,6 +183,13 @@ fn an_agent_that_dies_between_any_two_steps_leaks_nothing() {
                 lifetime(&place, |place| async move {
                     let (node, _changes) = place.ready().await;
                     assert_eq!(node.ipam().usage()[0].used as usize, node.attachments().len());
+                    let links = node.rtnl.links().await.unwrap().into_iter();
+                    let links = links.filter(|link| weft_dataplane::net::name::is_host_side(&link.name));
+                    assert_eq!(
+                        links.count(),
+                        node.attachments().len(),
+                        "{command:?} cut off after {after} waits"
+                    );
                     let response = node.handle(request(Command::Del, "c1", None)).await;
                     assert_eq!(response.error, None, "{command:?} cut off after {after} waits");
                     nothing_left(&node, &place).await;
