@@ -1,5 +1,6 @@
 //! Benchmarks: tables and JSON of this network beside its peers.
 
+mod across;
 mod cgroup;
 mod cni;
 mod load;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::Output;
+use super::across::{self, Way};
 use super::cgroup::Home;
 use super::load::Work;
 use super::report::{Report, Row};
@@ -105,6 +106,14 @@ fn set_up(home: &Home, only: &str) -> Result<Vec<Entry>> {
             let make = || subject::kube_proxy(rules, count);
             add(format!("kube-proxy's {name} rules, {count} services"), false, 1, &make)?;
         }
+    }
+    for (way, name) in [(Way::Direct, "directly"), (Way::Tunnel, "by VXLAN")] {
+        add(format!("Weft, across nodes {name}"), false, 1, &|| {
+            across::weft(home, way)
+        })?;
+        add(format!("the same by hand, across nodes {name}"), false, 1, &|| {
+            across::plain(way)
+        })?;
     }
     Ok(entries)
 }

@@ -14,7 +14,7 @@ use weft_dataplane::net::{Namespace, PodLink, name, pod};
 use weft_model::Protocol;
 use weft_model::compile::{Backend, Frontend};
 
-use super::cgroup::Home;
+use super::cgroup::{Home, Threads};
 use super::load::Pair;
 use super::netns::Netns;
 use super::rules;
@@ -44,20 +44,14 @@ pub(super) enum Target {
 
 /// A node with two pods and Weft's programs on it.
 pub(super) fn subject(home: &Home, target: Target) -> Result<Subject> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let label = format!("node-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let node = Arc::new(Netns::new()?);
     node.sysctl("ipv4/ip_forward", "1")?;
     node.ip(&format!("addr add {NODE}/32 dev lo"))?;
-    let cgroup = Arc::new(home.threads(&label)?);
-    let mut datapath = Datapath::open(Config {
-        cgroup: cgroup.path().to_owned(),
-        pin_dir: Path::new(BPFFS).join(&label),
-    })?;
+    let (mut datapath, cgroup) = datapath(home)?;
     let (client, server) = (Arc::new(Netns::new()?), Arc::new(Netns::new()?));
     many_ports(&client)?;
-    connect(&node, &client, CLIENT, "client", &mut datapath)?;
-    connect(&node, &server, *SERVER.ip(), "server", &mut datapath)?;
+    connect(&node, &client, CLIENT, "client", NODE, &mut datapath)?;
+    connect(&node, &server, *SERVER.ip(), "server", NODE, &mut datapath)?;
     let to = match target {
         Target::Pod => SocketAddr::V4(SERVER),
         Target::Service(count) => {
@@ -100,8 +94,41 @@ fn frontend(number: u32) -> Frontend {
     }
 }
 
+/// Weft's programs for one node, and the cgroup whose sockets they see.
+pub(super) fn datapath(home: &Home) -> Result<(Datapath, Arc<Threads>)> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let label = format!("node-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let cgroup = Arc::new(home.threads(&label)?);
+    let datapath = Datapath::open(Config {
+        cgroup: cgroup.path().to_owned(),
+        pin_dir: Path::new(BPFFS).join(&label),
+    })?;
+    Ok((datapath, cgroup))
+}
+
 /// What the agent does for a pod: its link, its entry, its hooks.
-fn connect(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, datapath: &mut Datapath) -> Result<()> {
+pub(super) fn connect(
+    node: &Netns,
+    netns: &Netns,
+    ip: Ipv4Addr,
+    id: &str,
+    node_ip: Ipv4Addr,
+    datapath: &mut Datapath,
+) -> Result<()> {
+    let ifindex = link(node, netns, ip, id, node_ip)?;
+    let (mac, host_mac) = name::macs(id, "eth0");
+    let entry = bpf::PodLink {
+        ifindex,
+        mac: mac.0,
+        host_mac: host_mac.0,
+        limited: false,
+    };
+    datapath.set_pod(ip.into(), entry)?;
+    node.run(|| Ok(datapath.attach_pod(ifindex)?))
+}
+
+/// A pod's link alone. Gives the index of the host side.
+pub(super) fn link(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, node_ip: Ipv4Addr) -> Result<u32> {
     let (mac, host_mac) = name::macs(id, "eth0");
     let link = PodLink {
         netns: netns.path(),
@@ -111,7 +138,7 @@ fn connect(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, datapath: &mut D
         host_mac,
         ips: vec![ip.into()],
         mtu: 1500,
-        node_ips: vec![NODE.into()],
+        node_ips: vec![node_ip.into()],
         limits: Default::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -119,13 +146,5 @@ fn connect(node: &Netns, netns: &Netns, ip: Ipv4Addr, id: &str, datapath: &mut D
         .build()
         .context("cannot start the asynchronous runtime")?;
     let inside = Namespace::open(&node.path())?;
-    let ifindex = runtime.block_on(inside.run(move |_| async move { pod::set_up(&link).await }))?;
-    let entry = bpf::PodLink {
-        ifindex,
-        mac: mac.0,
-        host_mac: host_mac.0,
-        limited: false,
-    };
-    datapath.set_pod(ip.into(), entry)?;
-    node.run(|| Ok(datapath.attach_pod(ifindex)?))
+    Ok(runtime.block_on(inside.run(move |_| async move { pod::set_up(&link).await }))?)
 }
