@@ -2,6 +2,7 @@
 //! again what dies. It ends with the lab's cgroup.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::thread::ScopedJoinHandle;
 
@@ -79,9 +80,9 @@ fn obey(nodes: &Nodes<'_>, running: &mut BTreeMap<String, Running>, request: Req
     let spec = nodes.lab.load()?;
     match request {
         Request::Start(name) => {
-            if !running.contains_key(&name) {
-                let started = nodes.start(&spec, spec.node(nodes.lab, &name)?)?;
-                running.insert(name, started);
+            if let Entry::Vacant(place) = running.entry(name) {
+                let node = spec.node(nodes.lab, place.key())?;
+                place.insert(nodes.start(&spec, node)?);
             }
             Ok(())
         }
