@@ -12,6 +12,7 @@ mod hostports;
 mod kills;
 mod kubectl;
 mod lifecycle;
+mod limits;
 mod network;
 mod nodes;
 mod paths;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         pools::tests(),
         families::tests(),
         hostports::tests(),
+        limits::tests(),
         nodes::tests(),
         paths::tests(),
         drivers::tests(),

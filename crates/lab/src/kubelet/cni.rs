@@ -23,6 +23,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The pod's annotations ask for a limit that is none.
+    #[error("get cni namespace options: {0}")]
+    Bandwidth(#[from] super::bandwidth::Invalid),
     /// The plugin's binary is not there.
     #[error("failed to find plugin \"{plugin}\" in path [{path}]")]
     Missing {

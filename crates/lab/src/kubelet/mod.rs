@@ -12,6 +12,7 @@
 //! All state is on a tmpfs (`Config::state_dir`) and in the kernel: containers do not notice when a kubelet ends, and
 //! the next one takes them over.
 
+mod bandwidth;
 mod cni;
 mod config;
 mod downward;

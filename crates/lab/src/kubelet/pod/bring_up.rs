@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Worker;
 use super::container::Role;
 use super::status::Final;
+use crate::kubelet::bandwidth;
 use crate::kubelet::cni::{self, Attachment, Target};
 use crate::kubelet::config::write_atomically;
 use crate::kubelet::error::Error;
@@ -208,6 +209,7 @@ async fn make_sandbox(node: &Node, pod: &Pod, dir: &Path) -> Result<Sandbox, Err
         hostname: files::hostname(pod),
         sysctls,
     };
+    let capabilities = capabilities(pod, node)?;
     let mut sandbox = Sandbox::create(random_id(), dir, &node.config.netns_dir, shape).await?;
     let Some(network) = network else {
         sandbox.ips = primary(&node.config.addresses);
@@ -217,7 +219,7 @@ async fn make_sandbox(node: &Node, pod: &Pod, dir: &Path) -> Result<Sandbox, Err
         id: sandbox.id.clone(),
         netns: sandbox.netns.clone().unwrap_or_default(),
         args: args(pod, &sandbox.id),
-        capabilities: capabilities(pod, node),
+        capabilities,
     };
     let mut attachment = Attachment::new(network, target);
     sandbox.network = Some(attachment.clone());
@@ -259,7 +261,7 @@ fn args(pod: &Pod, sandbox: &str) -> String {
     )
 }
 
-fn capabilities(pod: &Pod, node: &Node) -> Value {
+fn capabilities(pod: &Pod, node: &Node) -> Result<Value, cni::Error> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let ports = containers
         .flat_map(|container| container.ports.iter().flatten())
@@ -270,5 +272,9 @@ fn capabilities(pod: &Pod, node: &Node) -> Value {
             Some(cni::port_mapping(host_ip, host_port, port.container_port, protocol))
         });
     let servers: Vec<_> = node.config.cluster_dns.iter().map(IpAddr::to_string).collect();
-    json!({"portMappings": ports.collect::<Vec<_>>(), "dns": {"servers": servers}})
+    let mut asked = json!({"portMappings": ports.collect::<Vec<_>>(), "dns": {"servers": servers}});
+    if let Some(limits) = bandwidth::of(pod.metadata.annotations.as_ref())? {
+        asked["bandwidth"] = limits;
+    }
+    Ok(asked)
 }
