@@ -4,13 +4,21 @@ use std::collections::HashSet;
 
 use libtest_mimic::Trial;
 
-use crate::support::{Lab, eventually, test};
+use crate::support::{Lab, eventually, test, weft};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![test(
-        "scale::three_hundred_pods_on_one_node",
-        three_hundred_pods_on_one_node,
-    )]
+    vec![
+        test("scale::three_hundred_pods_on_one_node", three_hundred_pods_on_one_node),
+        test(
+            "scale::nothing_is_left_of_pods_that_went",
+            nothing_is_left_of_pods_that_went,
+        ),
+    ]
+}
+
+/// As many as a test has time for; by hand it is ten thousand (bench/README.md).
+fn nothing_is_left_of_pods_that_went() {
+    weft(&["bench", "churn", "--times", "400"]).good();
 }
 
 fn three_hundred_pods_on_one_node() {

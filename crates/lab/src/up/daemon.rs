@@ -33,6 +33,11 @@ impl Namespaces {
     }
 }
 
+/// The processes of a node's daemon: `agent`, `dns` or `kubelet`.
+pub fn processes(lab: &Lab, node: &str, daemon: &str) -> Result<Vec<i32>, Error> {
+    Ok(cgroup::processes(&cgroup::of_daemon(lab, node, daemon)?))
+}
+
 /// Runs a function inside a node of a lab that is up. Processes that it starts are in the node's namespaces, and
 /// in its cgroup, so that they are treated as the node's own.
 pub fn enter<T: Send>(lab: &Lab, node: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {

@@ -36,4 +36,4 @@ pub use spec::{Lab, NodeSpec, Spec};
 pub use supervisor::supervise;
 
 /// Runs a function in a node's network and mount namespace, on a thread of its own that ends with it.
-pub use daemon::enter;
+pub use daemon::{enter, processes};

@@ -50,6 +50,14 @@ impl Drop for Home {
     }
 }
 
+/// Does something that moves this process into another cgroup, and moves it back: a lab ends with all that is in its own.
+pub(super) fn and_back<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = mount()?.join(current()?.trim_start_matches('/'));
+    let result = work();
+    join(&before.join("cgroup.procs"), "0")?;
+    result
+}
+
 /// A cgroup of threads.
 pub(super) struct Threads(PathBuf);
 

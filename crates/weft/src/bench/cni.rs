@@ -1,7 +1,7 @@
 //! `weft bench cni`: how long ADD and DEL take, through the plugin binary and the agent of a real node, beside Debian's
 //! reference plugins.
 
-mod plugin;
+pub(super) mod plugin;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

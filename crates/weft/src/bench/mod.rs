@@ -2,9 +2,11 @@
 
 mod across;
 mod cgroup;
+mod churn;
 mod cni;
 mod load;
 mod netns;
+mod node;
 mod path;
 mod report;
 mod rules;
@@ -26,6 +28,8 @@ enum What {
     Path(path::Args),
     /// Connecting and disconnecting pods: ADD and DEL of Weft's plugin and of the reference plugins.
     Cni(cni::Args),
+    /// What is left after thousands of pods have come and gone: fails where it is anything.
+    Churn(churn::Args),
 }
 
 /// How the result is printed.
@@ -43,6 +47,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Path(args) => (path::run(&args)?, args.output),
         What::Cni(args) if args.here => return cni::measure_here(&args).map(|()| ExitCode::SUCCESS),
         What::Cni(args) => (cni::run(&args)?, args.output),
+        What::Churn(args) => (churn::run(&args)?, args.output),
     };
     match output {
         Output::Table => say!("{}", report.to_string().trim_end()),

@@ -12,13 +12,13 @@ use crate::bench::netns::Netns;
 
 /// Where Weft's plugin is on a node, and its configuration.
 const OURS: &str = "/opt/cni/bin";
-const CONFLIST: &str = "/etc/cni/net.d/10-weft.conflist";
+pub(in crate::bench) const CONFLIST: &str = "/etc/cni/net.d/10-weft.conflist";
 /// Where Debian puts the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
 
 /// What a runtime asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(in crate::bench) enum Verb {
     Add,
     Del,
     Version,
@@ -26,9 +26,9 @@ pub(super) enum Verb {
 }
 
 /// A plugin with its configuration.
-pub(super) struct Plugin {
-    pub(super) name: &'static str,
-    pub(super) ours: bool,
+pub(in crate::bench) struct Plugin {
+    pub(in crate::bench) name: &'static str,
+    pub(in crate::bench) ours: bool,
     binary: PathBuf,
     path: &'static str,
     config: String,
@@ -36,7 +36,7 @@ pub(super) struct Plugin {
 
 impl Plugin {
     /// The one of this node, with the configuration that its agent has installed.
-    pub(super) fn weft() -> Result<Self> {
+    pub(in crate::bench) fn weft() -> Result<Self> {
         let text = std::fs::read(CONFLIST).with_context(|| format!("cannot read {CONFLIST}"))?;
         let list: Value = serde_json::from_slice(&text).with_context(|| format!("cannot decode {CONFLIST}"))?;
         let mut config = list["plugins"][0].clone();
@@ -53,12 +53,12 @@ impl Plugin {
     }
 
     /// A routed pair for each container, as Weft's.
-    pub(super) fn ptp() -> Result<Self> {
+    pub(in crate::bench) fn ptp() -> Result<Self> {
         Self::reference("ptp + host-local", "ptp", &json!({}))
     }
 
     /// A bridge for all.
-    pub(super) fn bridge() -> Result<Self> {
+    pub(in crate::bench) fn bridge() -> Result<Self> {
         let bridge = json!({"bridge": "bench0", "isGateway": true});
         Self::reference("bridge + host-local", "bridge", &bridge)
     }
@@ -93,7 +93,7 @@ impl Plugin {
     }
 
     /// Calls it, and gives the milliseconds from starting it until it has ended.
-    pub(super) fn call(&self, verb: Verb, container: &str, netns: Option<&Netns>) -> Result<f64> {
+    pub(in crate::bench) fn call(&self, verb: Verb, container: &str, netns: Option<&Netns>) -> Result<f64> {
         let mut command = Command::new(&self.binary);
         command
             .env_clear()
