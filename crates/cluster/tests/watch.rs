@@ -257,6 +257,26 @@ async fn a_server_that_goes_and_comes_back_is_followed_without_a_gap() {
 }
 
 #[tokio::test]
+async fn a_connection_that_says_nothing_any_more_is_left_for_another() {
+    let server = Server::new();
+    server.set("services", vec![good("a"), good("b")]);
+    let (_task, port) = server.start(0).await;
+    let client = Kubeconfig::new("moved", port).connect().await;
+    let mut changes = weft_cluster::watch(&client, &[Kind::Services]);
+    for expected in ["+a", "+b", "synced"] {
+        assert_eq!(name_of(&next(&mut changes).await), expected);
+    }
+    // The watch is not told of this, as if what was sent to it was lost.
+    server.set("services", vec![good("b"), good("c")]);
+    client.reconnect().unwrap();
+    let mut seen = vec![];
+    for _ in 0..3 {
+        seen.push(name_of(&next(&mut changes).await));
+    }
+    assert_eq!(seen, ["+b", "+c", "-a"]);
+}
+
+#[tokio::test]
 async fn synced_comes_once_and_only_after_every_kind() {
     let server = Server::new();
     server.set("services", vec![good("a")]);

@@ -11,6 +11,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("paths::the_internet_sees_the_router", the_internet_sees_the_router),
         test("paths::direct_takes_a_whole_packet", direct_takes_a_whole_packet),
         test("paths::node_and_its_pods", node_and_its_pods),
+        test("paths::a_host_port_from_outside", a_host_port_from_outside),
         test("paths::several_segments", several_segments),
         test("paths::what_is_not_masqueraded", what_is_not_masqueraded),
     ]
@@ -116,6 +117,33 @@ fn node_and_its_pods() {
     }
 }
 
+/// Who is no node and no pod reaches a pod by its node's port, over both families, and the pod sees who it is.
+fn a_host_port_from_outside() {
+    let lab = Lab::shared();
+    let namespace = lab.namespace("outside");
+    namespace.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n\
+         spec:\n  nodeName: node-3\n  terminationGracePeriodSeconds: 1\n  \
+         containers: [{name: main, image: weft.dev/lab, ports: [{containerPort: 8080, hostPort: 18123}]}]\n",
+    );
+    namespace
+        .kubectl(&["wait", "--for=condition=Ready", "pod/a", "--timeout=30s"])
+        .good();
+    let router = format!("weft-{}", lab.name());
+    for (node, own) in [("10.89.0.13", "10.89.0.1"), ("[fd89::d]", "[fd89::1]")] {
+        eventually(&format!("the port of {node} is reached"), || {
+            let mut ask = Command::new("ip");
+            ask.args(["netns", "exec", &router]).arg(weft_path());
+            let said = ask
+                .args(["lab", "ask", "http", &format!("http://{node}:18123/")])
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            said.contains("\"pod\":\"a\"") && said.contains(&format!("\"client\":\"{own}:"))
+        });
+    }
+}
+
 /// Two nodes on one segment and one on another: direct within, VXLAN between, and the limit of each way is told.
 fn several_segments() {
     let lab = Lab::own("segments", &["--segments", "2", "--nodes", "3"]);
@@ -190,7 +218,11 @@ fn large_line_through_a_service(namespace: &Namespace) {
 fn what_is_not_masqueraded() {
     let exclude = "--agent-arg=--non-masquerade-cidr=";
     let (v4, v6) = (format!("{exclude}10.89.0.1/32"), format!("{exclude}fd89::1/128"));
-    let lab = Lab::own("shown", &["--no-demo", "--nodes", "1", &v4, &v6]);
+    let narrow = ["--uplink-mtu", "1460", "--internet-mtu", "1400"];
+    let lab = Lab::own(
+        "shown",
+        &[&["--no-demo", "--nodes", "1", &v4, &v6][..], &narrow].concat(),
+    );
     let namespace = lab.namespace("shown");
     namespace.pod("a", None);
     let netns = format!("weft-{}", lab.name());
@@ -204,6 +236,13 @@ fn what_is_not_masqueraded() {
             own
         );
     }
-    // Elsewhere they are not.
-    assert_eq!(seen_by(&namespace, "a", "http://198.51.100.10/"), "198.51.100.1");
+    // Elsewhere they are not, and what is narrower on the way comes back through both translations.
+    for (server, router) in [("198.51.100.10", "198.51.100.1"), ("2001:db8::a", "2001:db8::1")] {
+        assert_eq!(seen_by(&namespace, "a", &format!("http://{}/", in_url(server))), router);
+        limit(&namespace, "a", server, 1400);
+    }
+    // The pod's own interface is as wide as the uplink.
+    for gateway in ["10.89.0.1", "fd89::1"] {
+        limit(&namespace, "a", gateway, 1460);
+    }
 }
