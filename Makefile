@@ -27,7 +27,7 @@ check: ## the quick part of it: formatting, house rules, lints
 	@cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: ## measure this network beside its peers
-	@scripts/bootstrap lab
+	@scripts/bootstrap bench
 	@cargo build --release --workspace --bins
 	@target/release/weft bench path
 	@target/release/weft bench cni
