@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -13,6 +13,8 @@ use crate::bench::netns::Netns;
 /// Where Weft's plugin is on a node, and its configuration.
 const OURS: &str = "/opt/cni/bin";
 pub(in crate::bench) const CONFLIST: &str = "/etc/cni/net.d/10-weft.conflist";
+/// How long the agent of a node that has just started may take until it can take pods.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Where Debian puts the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
 
@@ -37,7 +39,11 @@ pub(in crate::bench) struct Plugin {
 impl Plugin {
     /// The one of this node, with the configuration that its agent has installed.
     pub(in crate::bench) fn weft() -> Result<Self> {
-        let text = std::fs::read(CONFLIST).with_context(|| format!("cannot read {CONFLIST}"))?;
+        let start = Instant::now();
+        while !Path::new(CONFLIST).exists() && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let text = std::fs::read(CONFLIST).with_context(|| format!("the agent has not installed {CONFLIST}"))?;
         let list: Value = serde_json::from_slice(&text).with_context(|| format!("cannot decode {CONFLIST}"))?;
         let mut config = list["plugins"][0].clone();
         ensure!(config.is_object(), "{CONFLIST} has no plugin");
