@@ -16,7 +16,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     ]
 }
 
-/// As many as a test has time for; by hand it is ten thousand (bench/README.md).
+/// As many as a test has time for; without `--times` it is ten thousand.
 fn nothing_is_left_of_pods_that_went() {
     weft(&["bench", "churn", "--times", "400"]).good();
 }
