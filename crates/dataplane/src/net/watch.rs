@@ -1,5 +1,6 @@
 //! Hears when somebody changes the kernel's links, addresses or routes, so that what is to be there is put back at once.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -43,8 +44,13 @@ impl Watch {
                 }
                 tokio::time::sleep(SETTLE).await;
                 // What has come meanwhile is seen by whoever looks now.
-                while let Some(Some(_)) = messages.next().now_or_never() {}
-                sender.send_modify(|count| *count += 1);
+                let mut collected = vec![message.payload];
+                while let Some(Some((message, _))) = messages.next().now_or_never() {
+                    collected.push(message.payload);
+                }
+                if !only_pods_that_end(&collected) {
+                    sender.send_modify(|count| *count += 1);
+                }
             }
         });
         Ok(Self { count })
@@ -70,8 +76,8 @@ fn matters(message: &RouteNetlinkMessage) -> bool {
     match message {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => !is_pods(link),
         RouteNetlinkMessage::NewRoute(message) => route::parse(message).is_some_and(|route| !route.ours),
-        // The kernel says nothing about the IPv4 routes of a link that goes, and something about the IPv6 ones: those
-        // of pods that end are looked at in vain.
+        // The kernel says nothing about the IPv4 routes of a link that goes, and something about the IPv6 ones, before it
+        // says that the link has gone.
         RouteNetlinkMessage::DelRoute(message) => route::parse(message).is_some(),
         RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) | RouteNetlinkMessage::DelRule(_) => {
             true
@@ -80,8 +86,60 @@ fn matters(message: &RouteNetlinkMessage) -> bool {
     }
 }
 
+/// Whether all that was heard are routes of pods' links that have gone: with hundreds of pods on a node, looking after
+/// each that ends would cost more than everything else about it.
+fn only_pods_that_end(collected: &[NetlinkPayload<RouteNetlinkMessage>]) -> bool {
+    let ended: HashSet<u32> = collected
+        .iter()
+        .filter_map(|payload| match payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if is_pods(link) => {
+                Some(link.header.index)
+            }
+            _ => None,
+        })
+        .collect();
+    let mut news = collected.iter().filter(|payload| is_news(payload));
+    news.all(|payload| match payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message)) => {
+            let route = route::parse(message);
+            route.is_some_and(|route| route.ours && route.link.is_some_and(|link| ended.contains(&link)))
+        }
+        _ => false,
+    })
+}
+
 fn is_pods(link: &LinkMessage) -> bool {
     let is_host_side =
         |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name::is_host_side(name));
     link.attributes.iter().any(is_host_side)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::route::{Route, message};
+
+    fn link(index: u32, name: &str) -> NetlinkPayload<RouteNetlinkMessage> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::IfName(name.into()));
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+    }
+
+    fn route_over(index: u32) -> NetlinkPayload<RouteNetlinkMessage> {
+        let route = Route {
+            link: Some(index),
+            ..Route::ours("fd00::2/128".parse().unwrap())
+        };
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message(&route)))
+    }
+
+    #[test]
+    fn a_pod_that_ends_is_no_news_and_its_route_alone_is() {
+        let host_side = name::host_side("c1", "eth0");
+        assert!(only_pods_that_end(&[route_over(7), link(7, &host_side)]));
+        assert!(!only_pods_that_end(&[route_over(7)]));
+        assert!(!only_pods_that_end(&[route_over(8), link(7, &host_side)]));
+        assert!(!only_pods_that_end(&[route_over(7), link(7, "up0")]));
+    }
 }
