@@ -57,15 +57,19 @@ pub(super) fn run(args: &Args) -> Result<Report> {
     let (before, after) = node.enter(|| {
         let plugin = Plugin::weft()?;
         let sandboxes = (0..BATCH).map(|_| Netns::new()).collect::<Result<Vec<_>>>()?;
-        // The first batch fills caches, pools of threads and the like, which stay.
-        batch(&plugin, &sandboxes, BATCH)?;
+        let come_and_go = |mut pods: u32| {
+            while pods > 0 {
+                let now = pods.min(BATCH);
+                batch(&plugin, &sandboxes, now)?;
+                pods -= now;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        // The first fill caches, pools of threads and what the allocator keeps for them, which stays: 8 MiB after two
+        // thousand, and no more after twenty thousand.
+        come_and_go((args.times / 5).max(BATCH))?;
         let before = count(agent)?;
-        let mut left = args.times;
-        while left > 0 {
-            let now = left.min(BATCH);
-            batch(&plugin, &sandboxes, now)?;
-            left -= now;
-        }
+        come_and_go(args.times)?;
         // What the agent does at that moment (a probe, an answer that is under way) is no leak: it ends.
         let deadline = Instant::now() + PATIENCE;
         loop {
