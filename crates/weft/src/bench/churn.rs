@@ -142,7 +142,7 @@ fn count(agent: Process) -> Result<Vec<(&'static str, f64, &'static str)>> {
         found.push((name, number, "count"));
     }
     found.push(("descriptors of the agent", agent.descriptors()? as f64, "count"));
-    found.push(("memory of the agent", agent.memory()?, "MiB"));
+    found.push(("memory of the agent", agent.memory("VmRSS")?, "MiB"));
     Ok(found)
 }
 

@@ -1,6 +1,7 @@
 //! Benchmarks: tables and JSON of this network beside its peers.
 
 mod across;
+mod agent;
 mod cgroup;
 mod churn;
 mod cni;
@@ -30,6 +31,8 @@ enum What {
     Cni(cni::Args),
     /// What is left after thousands of pods have come and gone: fails where it is anything.
     Churn(churn::Args),
+    /// What the agent of a full node in a large cluster needs of memory and of a core.
+    Agent(agent::Args),
 }
 
 /// How the result is printed.
@@ -48,6 +51,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         What::Cni(args) if args.here => return cni::measure_here(&args).map(|()| ExitCode::SUCCESS),
         What::Cni(args) => (cni::run(&args)?, args.output),
         What::Churn(args) => (churn::run(&args)?, args.output),
+        What::Agent(args) => (agent::run(&args)?, args.output),
     };
     match output {
         Output::Table => say!("{}", report.to_string().trim_end()),

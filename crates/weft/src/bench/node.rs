@@ -40,6 +40,10 @@ impl Node {
         Ok(node)
     }
 
+    pub(super) fn lab(&self) -> &Lab {
+        &self.0
+    }
+
     /// Does something in the node's namespaces.
     pub(super) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         cgroup::and_back(|| up::enter(&self.0, NODE, work)?)
@@ -73,15 +77,27 @@ impl Process {
         self.0
     }
 
-    /// Its memory in MiB: what of it is in the machine's.
-    pub(super) fn memory(&self) -> Result<f64> {
-        let field = "VmRSS";
+    /// A size of its memory in MiB: `VmRSS` now, `VmHWM` at most until now.
+    pub(super) fn memory(&self, field: &str) -> Result<f64> {
         let status = self.read("status")?;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let kib: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
         Ok(kib.with_context(|| format!("/proc/{}/status has no {field}", self.0))? / 1024.0)
+    }
+
+    /// The time of a core that it has used.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        // Nanoseconds on a core, of the whole process: the sum over its threads.
+        let mut total = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.0)).context("the agent has gone")? {
+            let path = task.context("the agent has gone")?.path().join("schedstat");
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let on_cpu: Option<u64> = text.split(' ').next().and_then(|n| n.parse().ok());
+            total += on_cpu.unwrap_or_default();
+        }
+        Ok(Duration::from_nanos(total))
     }
 
     /// How many descriptors it holds.
