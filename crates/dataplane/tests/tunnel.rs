@@ -1,35 +1,23 @@
-//! Pods on different network segments, through a tunnel of the real kernel. Needs root.
+//! Pods on different network segments, through a tunnel of the real kernel: by each encapsulation that it has, and by all
+//! of them on Debian's kernel in a virtual machine. Needs root.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
 
 mod support;
 
-use std::net::IpAddr;
+use std::process::Command;
 
 use ipnet::IpNet;
 use support::Netns;
 use support::segments::{add_pod, here, ip, ips, node, ping, router, routers_with_link_between, send, set_routes};
+use support::ways::{WAYS, Way, has};
 use weft_dataplane::net::tunnel::{self, Config, Encapsulation};
 use weft_dataplane::net::{Rtnl, masquerade, routes};
-use weft_model::compile::{Masquerade, NextHop, Routes};
+use weft_model::compile::{Masquerade, Routes};
 
 const MTU: u32 = 1500;
 
-fn vxlan() -> Config {
-    Config::new(Encapsulation::Vxlan)
-}
-
-/// The routes to the pods and to the node of a segment, whose tunnel ends at its first address here.
-fn to(number: u8, ends: &[IpAddr]) -> Routes {
-    let tunnel = NextHop::Tunnel(ends[0]);
-    let mut routes: Routes = [
-        (format!("10.244.{number}.0/24"), tunnel),
-        (format!("fd00:{number}::/64"), tunnel),
-    ]
-    .map(|(range, hop)| (range.parse().unwrap(), hop))
-    .into();
-    routes.extend(ips(number).map(|ip| (ip.into(), NextHop::PodsTunnel(ends[0]))));
-    routes
-}
+/// The links that tunnels can have.
+const LINKS: [&str; 4] = ["weft-vxlan", "weft-geneve", "weft-ipip", "weft-ip6ip"];
 
 struct World {
     _routers: Vec<Netns>,
@@ -39,23 +27,16 @@ struct World {
     b: Netns,
 }
 
-/// A pod on each of two nodes, whose tunnel goes over IPv4, or over IPv6.
-fn world(config: Config, over_ipv6: bool) -> World {
+/// A pod on each of two nodes.
+fn world(way: Way) -> World {
     let router = router();
     let nodes = (node(&router, 81, MTU), node(&router, 82, MTU));
-    connect(config, over_ipv6, vec![router], nodes)
+    connect(way, vec![router], nodes)
 }
 
-fn connect(config: Config, over_ipv6: bool, routers: Vec<Netns>, (west, east): (Netns, Netns)) -> World {
-    let known_as = |number| {
-        let mut ips = ips(number);
-        if over_ipv6 {
-            ips.reverse();
-        }
-        ips
-    };
-    set_routes(&west, config, &here(&known_as(81), MTU), &to(82, &known_as(82)));
-    set_routes(&east, config, &here(&known_as(82), MTU), &to(81, &known_as(81)));
+fn connect(way: Way, routers: Vec<Netns>, (west, east): (Netns, Netns)) -> World {
+    set_routes(&west, way.config, &here(&way.ips(81), MTU), &way.to(82));
+    set_routes(&east, way.config, &here(&way.ips(82), MTU), &way.to(81));
     let a = add_pod(&west, "a", &["10.244.81.2", "fd00:81::2"], &ips(81), MTU);
     let b = add_pod(&east, "b", &["10.244.82.2", "fd00:82::2"], &ips(82), MTU);
     World {
@@ -68,73 +49,141 @@ fn connect(config: Config, over_ipv6: bool, routers: Vec<Netns>, (west, east): (
 }
 
 #[test]
-fn pods_and_nodes_reach_each_other_with_their_own_addresses_over_both_families() {
-    for over_ipv6 in [false, true] {
-        let world = world(vxlan(), over_ipv6);
-        let World { west, east, a, b, .. } = &world;
+fn pods_and_nodes_reach_each_other_with_their_own_addresses() {
+    for way in WAYS.iter() {
+        println!("{way:?}");
+        let World { west, east, a, b, .. } = &world(*way);
         for [from, pod, host, far] in [
             ["10.244.81.2", "10.244.82.2", "10.82.0.2", "10.81.0.2"],
             ["fd00:81::2", "fd00:82::2", "fd82::2", "fd81::2"],
         ] {
+            // The nodes themselves need no tunnel.
+            assert_eq!(send(west, east, host, 1000), far);
+            if !way.carries(pod) {
+                continue;
+            }
             assert_eq!(send(a, b, pod, 100_000), from);
+            assert_eq!(send(b, a, from, 100_000), pod);
             // A pod and the other node, begun by either. The router between drops what comes from an address that it
             // does not know: all of it has to be inside of the tunnel.
             assert_eq!(send(a, east, host, 100_000), from);
             assert_eq!(send(west, b, pod, 100_000), far);
-            // The nodes themselves need no tunnel.
-            assert_eq!(send(west, east, host, 1000), far);
         }
     }
 }
 
 #[test]
 fn the_largest_packet_passes_and_one_byte_more_is_told_so() {
-    for (over_ipv6, limit) in [(false, 1450), (true, 1430)] {
-        let world = world(vxlan(), over_ipv6);
+    for way in WAYS.iter() {
+        let world = world(*way);
+        let limit = match (way.config.encapsulation, way.over_ipv6) {
+            (Encapsulation::Ipip, false) => 1480,
+            (Encapsulation::Ipip, true) => 1460,
+            (_, false) => 1450,
+            (_, true) => 1430,
+        };
         for (at, headers) in [("10.244.82.2", 28), ("fd00:82::2", 48)] {
+            if !way.carries(at) {
+                continue;
+            }
             let (passed, text) = ping(&world.a, at, limit - headers);
-            assert!(passed, "{text}");
+            assert!(passed, "{way:?}: {text}");
             let (passed, text) = ping(&world.a, at, limit - headers + 1);
-            assert!(!passed, "{text}");
+            assert!(!passed, "{way:?}: {text}");
             assert!(
                 text.contains(&format!("mtu={limit}")) || text.contains(&format!("mtu: {limit}")),
-                "{text}"
+                "{way:?}: {text}"
             );
         }
     }
 }
 
 #[test]
-fn a_plain_vxlan_device_of_the_kernel_is_a_peer() {
+fn a_plain_device_of_the_kernel_is_a_peer() {
+    for way in WAYS.iter() {
+        let router = router();
+        let (west, plain) = (node(&router, 81, MTU), node(&router, 82, MTU));
+        set_routes(&west, way.config, &here(&way.ips(81), MTU), &way.to(82));
+        let a = add_pod(&west, "a", &["10.244.81.2", "fd00:81::2"], &ips(81), MTU);
+        // A device for one network and one peer, as `ip` makes it; Ethernet addresses as they are documented.
+        let [(mine, my_ip), (theirs, their_ip)] = [82, 81].map(|number| {
+            let ip = way.ips(number)[0];
+            (tunnel::mac(ip), ip)
+        });
+        let device = match (way.config.encapsulation, way.over_ipv6) {
+            (Encapsulation::Vxlan, _) => {
+                format!("address {mine} type vxlan id 87 dstport 4789 local {my_ip} remote {their_ip} nolearning")
+            }
+            (Encapsulation::Geneve, _) => {
+                format!("address {mine} type geneve id 87 dstport 6081 remote {their_ip}")
+            }
+            (Encapsulation::Ipip, false) => format!("type ipip local {my_ip} remote {their_ip}"),
+            (Encapsulation::Ipip, true) => {
+                format!("type ip6tnl mode any local {my_ip} remote {their_ip} encaplimit none")
+            }
+        };
+        ip(
+            &plain,
+            &format!(
+                "link add peer mtu 1430 {device}
+                 address add 10.244.82.2/32 dev peer
+                 address add fd00:82::2/128 dev peer nodad
+                 link set peer up
+                 route add 10.244.81.0/24 dev peer src 10.244.82.2
+                 -6 route add fd00:81::/64 dev peer src fd00:82::2"
+            ),
+        );
+        if way.config.encapsulation != Encapsulation::Ipip {
+            ip(
+                &plain,
+                &format!(
+                    "neighbor add 10.244.81.2 lladdr {theirs} dev peer
+                     neighbor add fd00:81::2 lladdr {theirs} dev peer"
+                ),
+            );
+        }
+        for (pod, peer) in [("10.244.81.2", "10.244.82.2"), ("fd00:81::2", "fd00:82::2")] {
+            if !way.carries(peer) {
+                continue;
+            }
+            let (passed, text) = ping(&a, peer, 1000);
+            assert!(passed, "{way:?}: {text}");
+            assert_eq!(send(&a, &plain, peer, 100_000), pod);
+            assert_eq!(send(&plain, &a, pod, 100_000), peer);
+        }
+    }
+}
+
+/// Indices of the tunnel's links on this node, by name.
+fn links(node: &Netns) -> Vec<(&'static str, u32)> {
+    node.block_on(|| async {
+        let rtnl = Rtnl::connect().unwrap();
+        let mut links = vec![];
+        for name in LINKS {
+            links.extend(rtnl.link(name).await.unwrap().map(|link| (name, link.index)));
+        }
+        links
+    })
+}
+
+#[test]
+fn one_encapsulation_follows_another_and_a_link_stays_what_it_is() {
     let router = router();
-    let (west, plain) = (node(&router, 81, MTU), node(&router, 82, MTU));
-    set_routes(&west, vxlan(), &here(&ips(81), MTU), &to(82, &ips(82)));
-    let a = add_pod(&west, "a", &["10.244.81.2", "fd00:81::2"], &ips(81), MTU);
-    // A device for one network and one peer, as `ip` makes it; Ethernet addresses as they are documented.
-    let (mine, theirs) = (tunnel::mac(ips(82)[0]), tunnel::mac(ips(81)[0]));
-    ip(
-        &plain,
-        &format!(
-            "link add vx0 address {mine} mtu 1450 type vxlan id 87 dstport 4789 local 10.82.0.2 remote 10.81.0.2 nolearning
-             address add 10.244.82.2/32 dev vx0
-             address add fd00:82::2/128 dev vx0 nodad
-             link set vx0 up
-             route add 10.244.81.0/24 dev vx0 src 10.244.82.2
-             -6 route add fd00:81::/64 dev vx0 src fd00:82::2
-             neighbor add 10.244.81.2 lladdr {theirs} dev vx0
-             neighbor add fd00:81::2 lladdr {theirs} dev vx0"
-        ),
-    );
-    for (pod, peer) in [("10.244.81.2", "10.244.82.2"), ("fd00:81::2", "fd00:82::2")] {
-        let (passed, text) = ping(&a, peer, 1000);
-        assert!(passed, "{text}");
-        assert_eq!(send(&a, &plain, peer, 100_000), pod);
-        assert_eq!(send(&plain, &a, pod, 100_000), peer);
+    let west = node(&router, 81, MTU);
+    for way in WAYS.iter() {
+        let (here, wanted) = (here(&way.ips(81), MTU), way.to(82));
+        set_routes(&west, way.config, &here, &wanted);
+        let first = links(&west);
+        assert_eq!(first.len(), 1, "{way:?}: {first:?}");
+        set_routes(&west, way.config, &here, &wanted);
+        assert_eq!(links(&west), first, "{way:?}");
     }
 }
 
 #[test]
 fn the_tunnel_is_as_it_was_asked_for_and_goes_when_nobody_needs_it() {
+    assert!(!WAYS.is_empty());
+    let vxlan = Way::new(Encapsulation::Vxlan, false);
     let router = router();
     let west = node(&router, 81, MTU);
     let links = |west: &Netns| {
@@ -144,18 +193,18 @@ fn the_tunnel_is_as_it_was_asked_for_and_goes_when_nobody_needs_it() {
             (
                 link,
                 rtnl.links().await.unwrap().len(),
-                rtnl.routes().await.unwrap().len(),
+                rtnl.routes().await.unwrap().iter().filter(|route| route.ours).count(),
             )
         })
     };
     let before = links(&west);
-    set_routes(&west, vxlan(), &here(&ips(81), MTU), &to(82, &ips(82)));
+    set_routes(&west, vxlan.config, &here(&ips(81), MTU), &vxlan.to(82));
     let first = links(&west).0.unwrap();
     assert_eq!((first.mtu, first.mac), (1450, Some(tunnel::mac(ips(81)[0]))));
     // Another MTU, another address: the same link. Another port: another link.
     let mut moved = here(&ips(83), 9000);
     moved.local_ips = ips(81).into();
-    set_routes(&west, vxlan(), &moved, &to(82, &ips(82)));
+    set_routes(&west, vxlan.config, &moved, &vxlan.to(82));
     let second = links(&west).0.unwrap();
     assert_eq!(
         (second.mtu, second.mac, second.index),
@@ -164,9 +213,9 @@ fn the_tunnel_is_as_it_was_asked_for_and_goes_when_nobody_needs_it() {
     let other = Config {
         port: 8472,
         vni: 99,
-        ..vxlan()
+        ..vxlan.config
     };
-    set_routes(&west, other, &here(&ips(81), MTU), &to(82, &ips(82)));
+    set_routes(&west, other, &here(&ips(81), MTU), &vxlan.to(82));
     assert_ne!(links(&west).0.unwrap().index, first.index);
     set_routes(&west, other, &here(&ips(81), MTU), &Routes::new());
     assert_eq!(links(&west), before);
@@ -178,11 +227,11 @@ fn the_tunnel_is_as_it_was_asked_for_and_goes_when_nobody_needs_it() {
 fn what_the_kernel_lacks_and_a_port_that_is_taken_are_named() {
     let router = router();
     let west = node(&router, 81, MTU);
-    let why = |config: Config| {
-        let (here, wanted) = (here(&ips(81), MTU), to(82, &ips(82)));
+    let why = |way: Way, wanted: Routes| {
+        let here = here(&ips(81), MTU);
         west.block_on(move || async move {
             let rtnl = Rtnl::connect().unwrap();
-            let (failed, _) = routes::reconcile(&rtnl, &config, &here, &wanted).await.unwrap();
+            let (failed, _) = routes::reconcile(&rtnl, &way.config, &here, &wanted).await.unwrap();
             failed.first().map(|failed| failed.why.clone())
         })
     };
@@ -190,17 +239,30 @@ fn what_the_kernel_lacks_and_a_port_that_is_taken_are_named() {
         &west,
         "link add other type vxlan external dstport 4789\nlink set other up",
     );
-    let text = why(vxlan()).unwrap();
+    let vxlan = Way::new(Encapsulation::Vxlan, false);
+    let text = why(vxlan, vxlan.to(82)).unwrap();
     assert!(
         text.contains("VXLAN tunnel on UDP port 4789") && text.contains("--tunnel-port"),
         "{text}"
     );
     ip(&west, "link del other");
-    assert_eq!(why(vxlan()), None);
-    // Where the kernel has Geneve, there is nothing to say.
-    if let Some(text) = why(Config::new(Encapsulation::Geneve)) {
-        assert!(
-            text.contains("this kernel has no Geneve") && text.contains("--tunnel vxlan"),
+    assert_eq!(why(vxlan, vxlan.to(82)), None);
+    for encapsulation in [Encapsulation::Geneve, Encapsulation::Ipip] {
+        let way = Way::new(encapsulation, false);
+        // Where the kernel has it, there is nothing to say.
+        let lacks = !has(encapsulation);
+        let text = why(way, way.to(82)).unwrap_or_default();
+        assert_eq!(
+            text.contains(&format!("this kernel has no {encapsulation}")),
+            lacks,
+            "{text}"
+        );
+        assert_eq!(text.contains("--tunnel vxlan"), lacks, "{text}");
+        // IPv6 over IPv4.
+        let text = why(way, vxlan.to(82)).unwrap_or_default();
+        assert_eq!(
+            text.is_empty(),
+            !lacks && encapsulation == Encapsulation::Geneve,
             "{text}"
         );
     }
@@ -209,12 +271,16 @@ fn what_the_kernel_lacks_and_a_port_that_is_taken_are_named() {
 #[test]
 fn a_smaller_link_between_the_nodes_is_passed() {
     // Over IPv4: the tunnel's packets may be fragmented on the way.
-    let (near, far) = routers_with_link_between(1300);
-    let nodes = (node(&near, 81, MTU), node(&far, 82, MTU));
-    let World { a, b, .. } = &connect(vxlan(), false, vec![near, far], nodes);
-    for [here, there] in [["10.244.81.2", "10.244.82.2"], ["fd00:81::2", "fd00:82::2"]] {
-        assert_eq!(send(a, b, there, 1_000_000), here);
-        assert_eq!(send(b, a, here, 1_000_000), there);
+    for way in WAYS.iter().filter(|way| !way.over_ipv6) {
+        let (near, far) = routers_with_link_between(1300);
+        let nodes = (node(&near, 81, MTU), node(&far, 82, MTU));
+        let World { a, b, .. } = &connect(*way, vec![near, far], nodes);
+        for [here, there] in [["10.244.81.2", "10.244.82.2"], ["fd00:81::2", "fd00:82::2"]] {
+            if way.carries(there) {
+                assert_eq!(send(a, b, there, 100_000), here, "{way:?}");
+                assert_eq!(send(b, a, here, 100_000), there, "{way:?}");
+            }
+        }
     }
 }
 
@@ -237,4 +303,23 @@ fn a_smaller_link_out_of_the_cluster_is_found_by_a_pod_behind_the_nodes_address(
         let (passed, text) = ping(&a, server, 1400);
         assert!(!passed && text.contains("1300"), "{text}");
     }
+}
+
+#[test]
+#[cfg_attr(not(target_arch = "x86_64"), ignore = "the virtual machine is one of x86")]
+fn debians_kernel_passes_all_of_this() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/with-debian-kernel");
+    let done = Command::new(script)
+        .arg(std::env::current_exe().unwrap())
+        // It has one processor, and most of a test is waiting.
+        .args(["--test-threads", "4", "--skip", "debians_kernel"])
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    println!("{log}");
+    assert!(
+        done.status.success(),
+        "the tests in the virtual machine ended with {}",
+        done.status
+    );
 }

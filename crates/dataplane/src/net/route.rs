@@ -148,21 +148,30 @@ pub(super) fn message(route: &Route) -> RouteMessage {
     message
 }
 
+/// Hops that a packet in a tunnel may take (RFC 1340, "IP time to live parameter"). Said, because Geneve would send with none, and IPIP with
+/// those that are left to the packet inside.
+const TUNNEL_HOPS: u8 = 64;
+
 /// With UDP checksums where the outer packet is IPv6, which has none of its own (RFC 8200, 8.1).
 fn encapsulation(key: TunnelKey) -> [RouteAttribute; 2] {
     let id = u64::from(key.vni);
     let (kind, encap) = match key.end {
         IpAddr::V4(end) => (
             RouteLwEnCapType::Ip,
-            [RouteIpTunnel::Id(id), RouteIpTunnel::Destination(end)]
-                .map(RouteLwTunnelEncap::Ip)
-                .to_vec(),
+            [
+                RouteIpTunnel::Id(id),
+                RouteIpTunnel::Destination(end),
+                RouteIpTunnel::Ttl(TUNNEL_HOPS),
+            ]
+            .map(RouteLwTunnelEncap::Ip)
+            .to_vec(),
         ),
         IpAddr::V6(end) => (
             RouteLwEnCapType::Ip6,
             [
                 RouteIp6Tunnel::Id(id),
                 RouteIp6Tunnel::Destination(end),
+                RouteIp6Tunnel::Hoplimit(TUNNEL_HOPS),
                 RouteIp6Tunnel::Flags(RouteIp6TunnelFlags::Checksum),
             ]
             .map(RouteLwTunnelEncap::Ip6)

@@ -2,6 +2,8 @@
 
 #[allow(dead_code, reason = "each test binary uses a part")]
 pub(crate) mod segments;
+#[allow(dead_code, reason = "only tunnels have ways")]
+pub(crate) mod ways;
 
 use std::fs::File;
 use std::future::Future;
