@@ -214,7 +214,7 @@ impl Node {
     fn gone(&self, name: &str) {
         self.wait(name, Value::is_null);
         // Forced ones leave the API server before they leave the node.
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if self.left().is_empty() {
                 return;
             }

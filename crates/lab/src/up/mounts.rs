@@ -53,7 +53,8 @@ impl NodeFiles<'_> {
         for name in ["etc", "opt", "var"] {
             overlay(&dir, name)?;
         }
-        for path in ["/var/lib/weft", "/var/lib/kubelet", "/var/log/pods"] {
+        // The last so that no network of the machine's own container runtimes is taken for the node's.
+        for path in ["/var/lib/weft", "/var/lib/kubelet", "/var/log/pods", "/etc/cni/net.d"] {
             let backing = dir.join(path.trim_start_matches('/').replace('/', "-"));
             make_dirs([&*backing, Path::new(path)])?;
             bind(&backing, Path::new(path))?;
@@ -94,7 +95,7 @@ impl NodeFiles<'_> {
         write("/etc/hostname", &format!("{}\n", self.node.name))?;
         write_hosts(self.node)?;
         write(KUBECONFIG_IN_NODE, self.kubeconfig)?;
-        make_dirs([Path::new("/etc/cni/net.d"), Path::new("/opt/cni/bin")])?;
+        make_dirs([Path::new("/opt/cni/bin")])?;
         let plugin = "/opt/cni/bin/weft-cni";
         remove(Path::new(plugin))?;
         std::os::unix::fs::symlink(self.cni, plugin).map_err(Error::io("link", plugin))

@@ -37,6 +37,9 @@ struct Wanted {
     backends: Vec<Backend>,
 }
 
+/// One step of an agent.
+type Step<'a> = Box<dyn Fn(&mut Datapath) + 'a>;
+
 impl Wanted {
     fn of(datapath: &Datapath, frontend: Frontend, backends: Vec<Backend>) -> Self {
         let pods = datapath.pods().into_iter().collect();
@@ -48,8 +51,8 @@ impl Wanted {
     }
 
     /// What an agent does after its start, in its order; it may be killed after each step.
-    fn steps(&self) -> Vec<Box<dyn Fn(&mut Datapath) + '_>> {
-        let mut steps: Vec<Box<dyn Fn(&mut Datapath) + '_>> = vec![];
+    fn steps(&self) -> Vec<Step<'_>> {
+        let mut steps: Vec<Step<'_>> = vec![];
         for (ip, link) in &self.pods {
             steps.push(Box::new(|datapath| datapath.set_pod(*ip, *link).unwrap()));
         }

@@ -47,11 +47,13 @@ async fn follows_until_the_container_ends_and_loses_nothing() {
         fixture.set_state(RunState::Terminated);
         writeln!(log, "2026-01-02T03:04:05Z stderr F late").unwrap();
     };
-    let reader = fixture.get("/containerLogs/default/web/main?follow=true&tailLines=1");
+    let reader = fixture.get("/containerLogs/default/web/main?follow=true");
     let ((), (status, body)) = tokio::join!(writer, reader);
     assert_eq!(status, 200);
     let numbers: String = (0..50).map(|number| format!("{number}\n")).collect();
-    assert_eq!(body, format!("second\n{numbers}late\n"));
+    assert_eq!(body, format!("first\nsecond\n{numbers}late\n"));
+    let tail = fixture.get("/containerLogs/default/web/main?tailLines=2").await;
+    assert_eq!(tail, (200, "49\nlate\n".into()));
 }
 
 #[tokio::test]
