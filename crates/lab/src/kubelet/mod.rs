@@ -58,8 +58,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     for dir in [&config.state_dir, &config.root_dir, &config.log_dir, &config.netns_dir] {
         std::fs::create_dir_all(dir).map_err(Error::io("create folder", dir))?;
     }
-    // Without a keeper containers become this process's children when the runtime that started them ends.
-    nix::sys::prctl::set_child_subreaper(true).map_err(Error::nix("become the subreaper of", "the containers"))?;
+    if config.keeper.is_none() {
+        // Containers become this process's children when the runtime that started them ends. Where there is a keeper
+        // they become its; other orphans are init's, which waits for them: a container cannot end before they have.
+        nix::sys::prctl::set_child_subreaper(true).map_err(Error::nix("become the subreaper of", "the containers"))?;
+    }
     let keeper = config
         .keeper
         .as_ref()

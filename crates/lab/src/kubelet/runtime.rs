@@ -168,10 +168,19 @@ impl Runtime {
             .args(argv)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        match tokio::time::timeout(limit, command.output()).await {
-            Err(_) => Err(format!("command timed out: {argv:?} timed out after {limit:?}")),
-            Ok(Err(error)) => Err(format!("cannot run {}: {error}", self.info.program.display())),
-            Ok(Ok(output)) => {
+        // Whoever asked may go, as a probe does when its container ends. The runtime stays, to wait for its child:
+        // a container cannot end while somebody in it has not been waited for.
+        let mut run = tokio::spawn(async move { command.output().await });
+        let output = match tokio::time::timeout(limit, &mut run).await {
+            Ok(ended) => ended.unwrap_or_else(|error| Err(error.into())),
+            Err(_) => {
+                run.abort();
+                return Err(format!("command timed out: {argv:?} timed out after {limit:?}"));
+            }
+        };
+        match output {
+            Err(error) => Err(format!("cannot run {}: {error}", self.info.program.display())),
+            Ok(output) => {
                 let mut text = output.stdout;
                 text.extend(output.stderr);
                 text.truncate(10 * 1024);

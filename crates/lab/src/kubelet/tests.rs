@@ -73,9 +73,38 @@ echo "$CNI_COMMAND $CNI_CONTAINERID" >> BASE/cni.log
 echo '{"cniVersion":"1.0.0","ips":[{"address":"127.0.0.9/8"},{"address":"fd00::9/64"}]}'
 "#;
 
+/// What the keeper does on a node: waits for processes that were in a container when the runtime above them ended.
+/// Until somebody has, the container cannot end.
+fn reap() {
+    loop {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for pid in numbers.filter(|pid| is_orphan(*pid)) {
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).ok();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// An ended child of this process, in another process namespace and not the first there.
+fn is_orphan(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(name));
+        found.unwrap_or_default().trim()
+    };
+    let numbers: Vec<_> = field("NSpid:").split_whitespace().collect();
+    field("State:").starts_with('Z')
+        && field("PPid:") == std::process::id().to_string()
+        && numbers.len() > 1
+        && numbers.last() != Some(&"1")
+}
+
 impl Node {
     /// Runs a test in namespaces of its own.
     fn test(work: impl FnOnce(&mut Node) + Send) {
+        static REAPER: std::sync::Once = std::sync::Once::new();
+        REAPER.call_once(|| drop(std::thread::spawn(reap)));
         let cgroup = Cgroup::new();
         let base = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
