@@ -29,7 +29,7 @@ pub(super) fn sooner(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> 
     }
 }
 
-/// A retry shorter than this is not worth an event: the network is just starting.
+/// Less than this, from the beginning of an attempt to the next, is not worth an event: the network is just starting.
 const WORTH_TELLING: Duration = Duration::from_secs(2);
 
 impl Worker {
@@ -57,8 +57,9 @@ impl Worker {
         if let Some(until) = self.retry.waiting() {
             return sooner(wake, Some(until));
         }
+        let begin = Instant::now();
         if let Err(error) = self.prepare().await {
-            return sooner(wake, self.put_off(&error));
+            return sooner(wake, self.put_off(&error, begin.elapsed()));
         }
         self.retry.reset();
         wake = sooner(wake, self.run_members().await);
@@ -104,9 +105,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Says why there is no progress; when to try again.
-    fn put_off(&mut self, error: &Error) -> Option<Instant> {
-        let delay = self.retry.fail();
+    /// Says why there is no progress, after an attempt of this length; when to try again.
+    fn put_off(&mut self, error: &Error, took: Duration) -> Option<Instant> {
+        let lost = took + self.retry.fail();
         match error {
             Error::Network(cni::Error::NotInitialized) => self.tell(
                 true,
@@ -114,7 +115,7 @@ impl Worker {
                 "network is not ready: container runtime network not ready: NetworkReady=false \
                  reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized",
             ),
-            Error::Network(error) if error.is_temporary() && delay < WORTH_TELLING => {}
+            Error::Network(error) if error.is_temporary() && lost < WORTH_TELLING => {}
             Error::Network(error) => {
                 let message = format!("Failed to create pod sandbox: failed to setup network for sandbox: {error}");
                 self.tell(true, "FailedCreatePodSandBox", message);
