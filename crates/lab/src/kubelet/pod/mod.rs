@@ -195,7 +195,6 @@ impl Worker {
                 None => std::future::pending().await,
             }
         };
-        let mut network = self.node.network.clone();
         let needs_network = self.sandbox.is_none();
         tokio::select! {
             Some(event) = self.events.recv() => self.take(event).await,
@@ -203,7 +202,7 @@ impl Worker {
                 // The kubelet itself ends: the pod stays as it is.
                 std::future::pending::<()>().await;
             },
-            Ok(()) = network.changed(), if needs_network => self.retry.reset(),
+            Ok(()) = self.node.network.changed(), if needs_network => self.retry.reset(),
             () = sleep => {}
         }
         while let Ok(event) = self.events.try_recv() {
