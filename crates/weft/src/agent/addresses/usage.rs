@@ -43,6 +43,8 @@ impl Node {
             by_namespace.entry(namespace).or_default().push(name);
         }
         let mut most: Vec<_> = by_namespace.into_iter().collect();
+        // The same words for the same state: an event is told once.
+        most.iter_mut().for_each(|(_, pods)| pods.sort_unstable());
         most.sort_by_key(|(_, pods)| std::cmp::Reverse(pods.len()));
         let rest = most.len().saturating_sub(NAMED);
         let mut parts: Vec<String> = most
