@@ -4,7 +4,7 @@
 //! that is how rooms stay strangers to each other.
 //!
 //! ```text
-//! Kubernetes objects --(cluster)--> Change --> State --compile--> Desired --(dataplane)--> kernel
+//! Kubernetes objects --(cluster)--> Change --> State --compile--> Forwarding, Routes --(dataplane)--> kernel
 //!                                                 \------------------------(dns)--> answers
 //! ```
 

@@ -94,44 +94,49 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
+fn take<K: Ord, V>(actual: &mut BTreeMap<K, V>, steps: Vec<Step<K, V>>) {
+    for step in steps {
+        match step {
+            Step::Put(key, value) => drop(actual.insert(key, value)),
+            Step::Remove(key) => drop(actual.remove(&key)),
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn incremental_equals_full(changes in prop::collection::vec(change(), 0..60)) {
         let mut state = State::new("n1");
-        let mut wanted = Wanted::default();
+        let (mut wanted, mut wanted_sets) = (Wanted::default(), Wanted::default());
         let mut table = RouteTable::default();
         let mut routes = BTreeMap::new();
-        let mut frontends = BTreeMap::new();
+        let (mut frontends, mut sets) = (BTreeMap::new(), BTreeMap::new());
         for change in changes {
             for dirty in state.apply(change) {
                 match dirty {
                     Dirty::Service(key) => {
-                        for step in wanted.set(&key, compile::service(&state, &key)) {
-                            match step {
-                                Step::Put(key, value) => { frontends.insert(key, value); }
-                                Step::Remove(key) => { frontends.remove(&key); }
-                            }
-                        }
+                        let forwarding = compile::service(&state, &key);
+                        take(&mut frontends, wanted.set(&key, forwarding.frontends));
+                        take(&mut sets, wanted_sets.set(&key, forwarding.sets));
                     }
                     Dirty::Node(name) | Dirty::NodeAddresses(name) => {
-                        for step in table.update(&state, [name]) {
-                            match step {
-                                Step::Put(to, hop) => { routes.insert(to, hop); }
-                                Step::Remove(to) => { routes.remove(&to); }
-                            }
-                        }
+                        take(&mut routes, table.update(&state, [name]));
                     }
                     Dirty::Pod(_) | Dirty::Pool(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
                 }
             }
         }
-        let mut full = Wanted::default();
+        let (mut full, mut full_sets) = (Wanted::default(), Wanted::default());
         for service in state.services() {
-            full.set(&service.key, compile::service(&state, &service.key));
+            let forwarding = compile::service(&state, &service.key);
+            full.set(&service.key, forwarding.frontends);
+            full_sets.set(&service.key, forwarding.sets);
         }
         let full: BTreeMap<_, _> = full.iter().map(|(k, v)| (*k, v.clone())).collect();
         prop_assert_eq!(frontends, full);
+        let full_sets: BTreeMap<_, _> = full_sets.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        prop_assert_eq!(sets, full_sets);
         let mut full = RouteTable::default();
         full.update(&state, state.nodes().map(|node| node.name.clone()));
         prop_assert_eq!(&routes, &full.wanted());

@@ -142,7 +142,7 @@ impl Datapath {
     }
 
     /// The frontends that the kernel has, whoever put them there.
-    pub fn frontends(&self) -> compile::Frontends {
+    pub fn frontends(&self) -> BTreeMap<compile::Frontend, Vec<compile::Backend>> {
         self.services.all()
     }
 

@@ -140,7 +140,7 @@ impl Services {
     }
 
     /// What the kernel has.
-    pub(super) fn all(&self) -> compile::Frontends {
+    pub(super) fn all(&self) -> BTreeMap<compile::Frontend, Vec<compile::Backend>> {
         self.known
             .iter()
             .filter_map(|(key, set)| Some((frontend_of(key)?, set.slots.iter().map(backend_of).collect())))

@@ -10,7 +10,8 @@ use tracing::{info, warn};
 use weft_dataplane::net::Watch;
 use weft_model::desired::{self, Step, Wanted};
 use weft_model::ipam::{Overlap, overlap};
-use weft_model::{Backend, Change, Dirty, Frontend, ObjectKey, State, compile};
+use weft_model::compile::FrontendKind;
+use weft_model::{Backend, Change, Dirty, Frontend, ObjectKey, Protocol, State, compile};
 
 use super::node::Node;
 use super::routes::Routes;
@@ -109,7 +110,7 @@ impl Follower {
         for key in dirty {
             match key {
                 Dirty::Service(key) => {
-                    let changed = self.services.set(&key, compile::service(&self.state, &key));
+                    let changed = self.services.set(&key, inside(&self.state, &key));
                     self.write(changed);
                 }
                 Dirty::Node(name) | Dirty::NodeAddresses(name) => nodes.push(name),
@@ -191,9 +192,9 @@ impl Follower {
         self.overlaps(&[Dirty::Node(self.node.name.clone())]);
         let keys: Vec<ObjectKey> = self.state.services().map(|service| service.key.clone()).collect();
         for key in keys {
-            self.services.set(&key, compile::service(&self.state, &key));
+            self.services.set(&key, inside(&self.state, &key));
         }
-        let wanted: compile::Frontends = self.services.iter().map(|(key, value)| (*key, value.clone())).collect();
+        let wanted: BTreeMap<Frontend, Vec<Backend>> = self.services.iter().map(|(key, value)| (*key, value.clone())).collect();
         let actual = self.node.datapath().frontends();
         let steps = desired::steps(&wanted, &actual);
         info!(
@@ -268,4 +269,15 @@ impl Follower {
             .map(|(f, why)| (format!("{}:{}/{}", f.ip, f.port, f.protocol), why.clone()))
             .collect();
     }
+}
+
+/// The cluster addresses of a Service with the backends of each: what the hooks at sockets can do.
+fn inside(state: &State, key: &ObjectKey) -> BTreeMap<Frontend, Vec<Backend>> {
+    let compile::Forwarding { sets, frontends } = compile::service(state, key);
+    let translated = frontends
+        .into_iter()
+        .filter(|(frontend, rule)| rule.kind == FrontendKind::ClusterIp && frontend.protocol != Protocol::Sctp);
+    translated
+        .filter_map(|(frontend, rule)| Some((frontend, sets.get(&rule.inside.set)?.clone())))
+        .collect()
 }
