@@ -53,7 +53,8 @@ impl<'a> Candidates<'a> {
 
     /// Those that traffic under this policy may go to, in order.
     pub(super) fn choose(&self, state: &State, choice: Choice) -> Vec<Backend> {
-        let mut left: Vec<(Backend, Candidate<'a>)> = self.0.iter().map(|(backend, found)| (*backend, *found)).collect();
+        let mut left: Vec<(Backend, Candidate<'a>)> =
+            self.0.iter().map(|(backend, found)| (*backend, *found)).collect();
         match choice {
             Choice::Local => {
                 left.retain(|(_, candidate)| candidate.endpoint.node_name.as_deref() == Some(state.local_node()));

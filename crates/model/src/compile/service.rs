@@ -33,7 +33,12 @@ pub fn service(state: &State, key: &ObjectKey) -> Forwarding {
 /// The addresses of one port in one family. A Service has none in a family in which it has no cluster address
 /// (KEP-563).
 fn addresses(service: &Service, port: &ServicePort, ipv6: bool) -> Vec<(Frontend, FrontendKind)> {
-    let of_family = |ips: &[IpAddr]| ips.iter().copied().filter(|ip| ip.is_ipv6() == ipv6).collect::<Vec<_>>();
+    let of_family = |ips: &[IpAddr]| {
+        ips.iter()
+            .copied()
+            .filter(|ip| ip.is_ipv6() == ipv6)
+            .collect::<Vec<_>>()
+    };
     let cluster_ips = of_family(&service.cluster_ips);
     if cluster_ips.is_empty() {
         return vec![];
@@ -118,7 +123,10 @@ impl<'a> Compiler<'a> {
             // back through here.
             FrontendKind::ClusterIp => {
                 let policy = self.service.internal_traffic_policy;
-                (self.target(policy, Source::Keep), self.target(policy, Source::Masquerade))
+                (
+                    self.target(policy, Source::Keep),
+                    self.target(policy, Source::Masquerade),
+                )
             }
             // Who is inside goes to any endpoint, as if it had gone out to the load balancer and come back (KEP-1860).
             FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
@@ -127,7 +135,10 @@ impl<'a> Compiler<'a> {
                     TrafficPolicy::Cluster => Source::Masquerade,
                     TrafficPolicy::Local => Source::Keep,
                 };
-                (self.target(TrafficPolicy::Cluster, Source::Keep), self.target(policy, source))
+                (
+                    self.target(TrafficPolicy::Cluster, Source::Keep),
+                    self.target(policy, source),
+                )
             }
         };
         Rule {

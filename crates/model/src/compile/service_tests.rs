@@ -1,7 +1,7 @@
 //! Which frontends a Service has, and which endpoints each leads to.
 
-use super::*;
 use super::super::Backend;
+use super::*;
 use crate::testing::{endpoint, node, service as a_service, slice};
 use crate::{Change, Endpoint, EndpointPort, EndpointSlice, Protocol};
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_dataplane::net::Watch;
+use weft_model::compile::FrontendKind;
 use weft_model::desired::{self, Step, Wanted};
 use weft_model::ipam::{Overlap, overlap};
-use weft_model::compile::FrontendKind;
 use weft_model::{Backend, Change, Dirty, Frontend, ObjectKey, Protocol, State, compile};
 
 use super::node::Node;
@@ -194,7 +194,8 @@ impl Follower {
         for key in keys {
             self.services.set(&key, inside(&self.state, &key));
         }
-        let wanted: BTreeMap<Frontend, Vec<Backend>> = self.services.iter().map(|(key, value)| (*key, value.clone())).collect();
+        let wanted: BTreeMap<Frontend, Vec<Backend>> =
+            self.services.iter().map(|(key, value)| (*key, value.clone())).collect();
         let actual = self.node.datapath().frontends();
         let steps = desired::steps(&wanted, &actual);
         info!(
