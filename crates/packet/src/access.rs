@@ -1,6 +1,6 @@
 //! The two traits that the walk is generic over: a packet, and the maps.
 
-use crate::{Addr, BackendKey, Frontend, PeerKey, Pod, Reason, Service, SockAddr};
+use crate::{Addr, BackendKey, Frontend, PeerKey, Pod, Reason, Service, Set, SockAddr};
 
 /// A packet that starts with its Ethernet header.
 pub trait Packet {
@@ -28,8 +28,11 @@ pub trait Maps {
     /// The Ethernet address of the pod behind an interface.
     fn mac(&self, ifindex: u32) -> Option<[u8; 6]>;
 
-    /// The backend set of a service address.
+    /// Where a service address leads.
     fn frontend(&self, frontend: &Frontend) -> Option<Service>;
+
+    /// How many backends a set has.
+    fn set(&self, set: u32) -> Option<Set>;
 
     /// One backend of a set.
     fn backend(&self, key: &BackendKey) -> Option<SockAddr>;

@@ -75,6 +75,23 @@ impl Addr {
         self.0[0] == 0 && u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) == u32::from_ne_bytes(V4_MAPPED)
     }
 
+    /// What stands for the clients in a network namespace, by the kernel's cookie of it: no host has such an address
+    /// (RFC 4291, 2.7: a multicast address of a reserved scope).
+    #[inline(always)]
+    pub const fn of_netns(cookie: u64) -> Self {
+        Self([u64::from_be(0xff00 << 48), cookie])
+    }
+
+    /// `0.0.0.0` or `::`, whichever is of this address's family.
+    #[inline(always)]
+    pub const fn unspecified(self) -> Self {
+        if self.is_v4() {
+            Self::from_v4_bytes([0; 4])
+        } else {
+            Self([0; 2])
+        }
+    }
+
     /// `::`
     #[inline(always)]
     pub const fn is_unspecified_v6(self) -> bool {

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::vec::Vec;
 
-use crate::{Addr, BackendKey, Frontend, Maps, Packet, PeerKey, Pod, Reason, Service, SockAddr};
+use crate::{Addr, BackendKey, Frontend, Maps, Packet, PeerKey, Pod, Reason, Service, Set, SockAddr};
 
 /// A packet, from its Ethernet header on, that came from the pod behind interface `ifindex`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct HostMaps {
     pub macs: HashMap<u32, [u8; 6]>,
     /// The services.
     pub frontends: HashMap<Frontend, Service>,
+    /// Sets of backends.
+    pub sets: HashMap<u32, Set>,
     /// Their backends.
     pub backends: HashMap<BackendKey, SockAddr>,
     /// What sockets were told.
@@ -69,6 +71,10 @@ impl Maps for HostMaps {
 
     fn frontend(&self, frontend: &Frontend) -> Option<Service> {
         self.frontends.get(frontend).copied()
+    }
+
+    fn set(&self, set: u32) -> Option<Set> {
+        self.sets.get(&set).copied()
     }
 
     fn backend(&self, key: &BackendKey) -> Option<SockAddr> {

@@ -24,12 +24,30 @@ impl Family {
     };
     /// Services and their backends.
     pub const SERVICES: Self = Self {
-        maps: &[name::FRONTENDS, name::BACKENDS],
+        maps: &[
+            name::FRONTENDS,
+            name::SETS,
+            name::BACKENDS,
+            name::MEMBERS,
+            name::MAGLEV,
+            name::SOURCE_RANGES,
+        ],
+        version: 2,
+    };
+    /// Which addresses are whose, and what the walk has to know of its node.
+    pub const NODE: Self = Self {
+        maps: &[name::CONFIG, name::NODE_ADDRESSES, name::INSIDE, name::SERVICE_RANGES],
         version: 1,
     };
     /// What sockets were told. A new layout forgets it: a backend shows its own address to a socket from before.
     pub const PEERS: Self = Self {
         maps: &[name::PEERS],
+        version: 1,
+    };
+    /// Packets under way: translated flows, their fragments, and which client has an affinity to which backend.
+    /// A new layout forgets it: connections that go through a node from outside break.
+    pub const FLOWS: Self = Self {
+        maps: &[name::FLOWS, name::FRAGMENTS, name::AFFINITY],
         version: 1,
     };
     /// What was counted. A new layout counts anew.
@@ -38,7 +56,14 @@ impl Family {
         version: 3,
     };
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::PODS, Self::SERVICES, Self::PEERS, Self::COUNTERS];
+    pub const ALL: [Self; 6] = [
+        Self::PODS,
+        Self::SERVICES,
+        Self::NODE,
+        Self::PEERS,
+        Self::FLOWS,
+        Self::COUNTERS,
+    ];
 }
 
 /// Names of the maps, as the programs define them.
@@ -49,10 +74,34 @@ pub mod name {
     pub const INTERFACES: &str = "INTERFACES";
     /// [`super::Frontend`] -> [`super::Service`].
     pub const FRONTENDS: &str = "FRONTENDS";
+    /// Number of a set of backends -> [`super::Set`].
+    pub const SETS: &str = "SETS";
     /// [`super::BackendKey`] -> [`super::SockAddr`].
     pub const BACKENDS: &str = "BACKENDS";
+    /// [`super::MemberKey`] -> anything: the backends of sets that have [`super::Set::MEMBERS`].
+    pub const MEMBERS: &str = "MEMBERS";
+    /// Number of a set -> [`super::Maglev`], for sets that have [`super::Set::MAGLEV`].
+    pub const MAGLEV: &str = "MAGLEV";
+    /// LPM of [`super::Prefix`] with the frontend's outside set as scope -> anything: who may use a load-balancer's
+    /// address, where the frontend has [`super::Service::RANGES`].
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    /// Index 0 -> [`super::Config`].
+    pub const CONFIG: &str = "CONFIG";
+    /// [`Addr`](crate::Addr) -> [`super::NODE_ADDRESS`] or [`super::LOOPBACK_ADDRESS`]: where node ports are reached.
+    pub const NODE_ADDRESSES: &str = "NODE_ADDRESSES";
+    /// LPM of [`super::Prefix`] with scope 0 -> anything: where the cluster's pods are.
+    pub const INSIDE: &str = "INSIDE";
+    /// LPM of [`super::Prefix`] with scope 0 -> anything: where the addresses of Services are taken from. What goes
+    /// there and is no Service's is dropped.
+    pub const SERVICE_RANGES: &str = "SERVICE_RANGES";
     /// [`super::PeerKey`] -> [`super::SockAddr`]: the service address that a socket's peer stands for.
     pub const PEERS: &str = "PEERS";
+    /// [`super::Tuple`] -> [`super::Flow`]: how packets of translated flows are rewritten.
+    pub const FLOWS: &str = "FLOWS";
+    /// [`super::FragmentKey`] -> [`super::Ports`]: the ports of a datagram whose first fragment was translated.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`super::AffinityKey`] -> [`super::Affinity`].
+    pub const AFFINITY: &str = "AFFINITY";
     /// [`Reason`](crate::Reason) as index -> packets or calls, per CPU.
     pub const COUNTERS: &str = "COUNTERS";
 }
@@ -76,9 +125,20 @@ plain! {
     Pod: 4 + 6 + 6 + 4,
     Interface: 6 + 2 + 8 * Reason::DROPS.len(),
     Frontend: 16 + 2 + 1 + 5,
-    Service: 4 + 4,
+    Service: 4 + 4 + 4 + 4,
+    Set: 4 + 4,
     BackendKey: 4 + 4,
+    MemberKey: 16 + 2 + 2 + 4,
+    Maglev: 2 * (Maglev::SIZE + 1),
+    Prefix: 4 + 4 + 16,
+    Config: 8 + 16 + 16 + 4 + 2 + 2,
     SockAddr: 16 + 2 + 6,
+    Tuple: 16 + 16 + 2 + 2 + 4,
+    Flow: 16 + 16 + 2 + 2 + 4 + 4 + 4 + 4 + 4,
+    FragmentKey: 16 + 16 + 4 + 4,
+    Ports: 2 + 2,
+    AffinityKey: 16 + 4 + 4,
+    Affinity: 24 + 4 + 4,
     PeerKey: 8 + 16 + 2 + 6,
     u32: 4,
     u64: 8,
@@ -121,7 +181,10 @@ impl Interface {
     }
 }
 
-/// Where a service is reached: the key of its backends.
+/// Where a service is reached.
+///
+/// A node port has the address `0.0.0.0` (v4-mapped) or `::`, and is reached at every address in
+/// [`name::NODE_ADDRESSES`]. Port 0 of protocol 0 says that the address is a Service's: other ports are refused.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Frontend {
@@ -129,7 +192,7 @@ pub struct Frontend {
     pub addr: Addr,
     /// Port of the service, network byte order.
     pub port: Port,
-    /// IP protocol number: 6 or 17.
+    /// IP protocol number: 6, 17 or 132.
     pub protocol: u8,
     /// Always zero.
     pub zero: [u8; 5],
@@ -146,26 +209,180 @@ impl Frontend {
             zero: [0; 5],
         }
     }
+
+    /// What says that an address is a Service's.
+    #[inline(always)]
+    pub const fn address(addr: Addr) -> Self {
+        Self::new(addr, Port::from_host(0), 0)
+    }
 }
 
-/// The backends of a frontend: slots `0..count` of set `set`.
+/// Where a frontend leads: those inside (processes of this node, and pods) and those outside may have different sets.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Number of the backend set, host byte order; no two frontends share one.
-    pub set: u32,
-    /// How many backends it has, host byte order. None: connections are refused.
+    /// Number of the set of backends for those inside, host byte order.
+    pub inside: u32,
+    /// The same for those outside.
+    pub outside: u32,
+    /// For how many seconds after its last connection a client keeps its backend; 0: no affinity.
+    pub affinity: u32,
+    /// Bits, see the constants.
+    pub flags: u32,
+}
+
+impl Service {
+    /// While the set for those inside is empty, packets to the frontend are dropped; without, they are refused.
+    pub const INSIDE_DROPS: u32 = 1;
+    /// The same for those outside.
+    pub const OUTSIDE_DROPS: u32 = 2;
+    /// Backends see the addresses of clients outside; without, they see this node's.
+    pub const KEEP_SOURCE: u32 = 4;
+    /// Only those in [`name::SOURCE_RANGES`] may use the frontend.
+    pub const RANGES: u32 = 8;
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// A set of backends: slots `0..count`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// How many backends it has, host byte order.
     pub count: u32,
+    /// Bits, see the constants.
+    pub flags: u32,
+}
+
+impl Set {
+    /// It has a table for those outside in [`name::MAGLEV`].
+    pub const MAGLEV: u32 = 1;
+    /// Its backends are in [`name::MEMBERS`].
+    pub const MEMBERS: u32 = 2;
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 /// One backend's place.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendKey {
-    /// [`Service::set`], host byte order.
+    /// Number of the set, host byte order.
     pub set: u32,
     /// Slot in the set, host byte order.
     pub slot: u32,
+}
+
+/// A backend as one of a set: still there?
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MemberKey {
+    /// Address of the backend.
+    pub addr: Addr,
+    /// Port of the backend, network byte order.
+    pub port: Port,
+    /// Always zero.
+    pub zero: u16,
+    /// Number of the set, host byte order.
+    pub set: u32,
+}
+
+impl MemberKey {
+    /// A backend of a set.
+    #[inline(always)]
+    pub const fn new(set: u32, backend: &SockAddr) -> Self {
+        Self {
+            addr: backend.addr,
+            port: backend.port,
+            zero: 0,
+            set,
+        }
+    }
+}
+
+/// A table of slots for consistent hashing: the same on all nodes, so that any of them chooses the same backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maglev {
+    /// Slots of the set, host byte order.
+    pub slots: [u16; Maglev::SIZE],
+    /// Always zero.
+    pub zero: u16,
+}
+
+impl Maglev {
+    /// How many slots a table has: a prime, as the algorithm wants.
+    pub const SIZE: usize = 1021;
+}
+
+/// A range of addresses, within a scope.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Prefix {
+    /// How many bits count, from the scope's first on, host byte order.
+    pub length: u32,
+    /// What the range is for, see the maps' names. Host byte order.
+    pub scope: u32,
+    /// Its first address.
+    pub addr: Addr,
+}
+
+impl Prefix {
+    /// A range by the length that people write: of 32 bits for IPv4.
+    #[inline(always)]
+    pub const fn new(scope: u32, addr: Addr, length: u8) -> Self {
+        Self {
+            length: 32 + length as u32 + if addr.is_v4() { 96 } else { 0 },
+            scope,
+            addr,
+        }
+    }
+
+    /// One address, to look up.
+    #[inline(always)]
+    pub const fn of(scope: u32, addr: Addr) -> Self {
+        Self {
+            length: 32 + 128,
+            scope,
+            addr,
+        }
+    }
+}
+
+/// In [`name::NODE_ADDRESSES`]: an address by which others reach this node.
+pub const NODE_ADDRESS: u32 = 1;
+/// In [`name::NODE_ADDRESSES`]: an address by which this node reaches itself; to a pod it is the pod's own.
+pub const LOOPBACK_ADDRESS: u32 = 2;
+
+/// The mark of packets that the node refuses, by a reset or "port unreachable": this rule is netfilter's, which has
+/// the generators of both.
+pub const REFUSE_MARK: u32 = 0x7765_6674;
+
+/// What the walk has to know of its node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The kernel's cookie of the node's network namespace, host byte order.
+    pub netns: u64,
+    /// The IPv4 address that masqueraded packets come from. `::` where there is none.
+    pub v4: Addr,
+    /// The same for IPv6.
+    pub v6: Addr,
+    /// Interface index of the tunnel, host byte order; 0 where there is none.
+    pub tunnel: u32,
+    /// First port that masqueraded packets may come from, host byte order. Outside the kernel's ephemeral ports and
+    /// the node ports.
+    pub first_port: u16,
+    /// How many such ports there are, host byte order.
+    pub ports: u16,
 }
 
 /// An address and a port: a backend, or what a socket believes to talk to.
@@ -217,4 +434,92 @@ impl PeerKey {
             zero: [0; 3],
         }
     }
+}
+
+/// A packet's addresses as a hook sees them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tuple {
+    /// Source address.
+    pub source: Addr,
+    /// Destination address.
+    pub destination: Addr,
+    /// Source port, network byte order.
+    pub source_port: Port,
+    /// Destination port, network byte order.
+    pub destination_port: Port,
+    /// IP protocol number, host byte order.
+    pub protocol: u32,
+}
+
+/// How packets of one direction of a flow are rewritten.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// New source address.
+    pub source: Addr,
+    /// New destination address.
+    pub destination: Addr,
+    /// New source port, network byte order.
+    pub source_port: Port,
+    /// New destination port, network byte order.
+    pub destination_port: Port,
+    /// The set that the backend was chosen from, host byte order.
+    pub set: u32,
+    /// Interface index that the flow's first packet came in by, host byte order: replies leave there.
+    pub ifindex: u32,
+    /// When its last packet passed, in seconds since the node started, host byte order.
+    pub seen: u32,
+    /// Bits: which way, and what has been seen of the connection.
+    pub flags: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Fragments of one datagram (RFC 791, RFC 8200).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Addr,
+    /// Destination address.
+    pub destination: Addr,
+    /// Identification, as the packet has it.
+    pub id: u32,
+    /// IP protocol number, host byte order.
+    pub protocol: u32,
+}
+
+/// The ports that only the first fragment has.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Source port, network byte order.
+    pub source: Port,
+    /// Destination port, network byte order.
+    pub destination: Port,
+}
+
+/// A client of a set with affinity.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AffinityKey {
+    /// The client's address; to socket hooks, which know none yet, a network namespace ([`Addr::of_netns`]).
+    pub client: Addr,
+    /// Number of the set, host byte order.
+    pub set: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A client's backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// Where its last connection went.
+    pub backend: SockAddr,
+    /// When, in seconds since the node started, host byte order.
+    pub seen: u32,
+    /// Always zero.
+    pub zero: u32,
 }

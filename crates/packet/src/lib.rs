@@ -32,5 +32,8 @@ pub mod verdict;
 
 pub use access::{Maps, Packet};
 pub use addr::{Addr, Port};
-pub use layout::{BackendKey, Frontend, Interface, PeerKey, Plain, Pod, Service, SockAddr};
+pub use layout::{
+    Affinity, AffinityKey, BackendKey, Config, Flow, FragmentKey, Frontend, Interface, Maglev, MemberKey, PeerKey,
+    Plain, Pod, Ports, Prefix, Service, Set, SockAddr, Tuple,
+};
 pub use verdict::{Reason, Verdict};

@@ -4,7 +4,7 @@
 //! believes to talk to is noted per socket and backend, so that `getpeername` and `recvmsg` say the service address:
 //! resolvers drop answers that come from anyone else.
 
-use crate::{BackendKey, Frontend, Maps, PeerKey, Reason, Service, SockAddr};
+use crate::{BackendKey, Frontend, Maps, PeerKey, Reason, Set, SockAddr};
 
 /// How often a lookup starts again when the service changed between reading its size and reading a slot.
 const TRIES: u32 = 3;
@@ -47,16 +47,19 @@ pub fn source<M: Maps>(maps: &M, peer: &SockAddr, cookie: u64) -> Option<SockAdd
 #[inline(always)]
 fn translate<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, remember: impl FnOnce(&SockAddr) -> bool) -> Outcome {
     let frontend = Frontend::new(to.addr, to.port, protocol);
-    let Some(mut service) = maps.frontend(&frontend) else {
+    let Some(service) = maps.frontend(&frontend) else {
         return Outcome::Untouched;
     };
     let mut tries = 0;
     while tries < TRIES {
-        if service.count == 0 {
-            maps.count(Reason::NoEndpoints);
-            return Outcome::Refuse(Reason::NoEndpoints);
-        }
-        if let Some(backend) = maps.backend(&pick(maps, service)) {
+        let count = match maps.set(service.inside) {
+            None | Some(Set { count: 0, .. }) => {
+                maps.count(Reason::NoEndpoints);
+                return Outcome::Refuse(Reason::NoEndpoints);
+            }
+            Some(Set { count, .. }) => count,
+        };
+        if let Some(backend) = maps.backend(&pick(maps, service.inside, count)) {
             if !remember(&backend) {
                 maps.count(Reason::PeerLost);
             }
@@ -64,10 +67,6 @@ fn translate<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, remember: impl FnOn
             return Outcome::Use(backend);
         }
         // The set shrank since we read its size: read it again.
-        match maps.frontend(&frontend) {
-            Some(newer) => service = newer,
-            None => return Outcome::Untouched,
-        }
         tries += 1;
     }
     maps.count(Reason::BackendMissing);
@@ -76,12 +75,9 @@ fn translate<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, remember: impl FnOn
 
 /// A random slot: the high half of a product spreads a 32-bit random number evenly without a division.
 #[inline(always)]
-fn pick<M: Maps>(maps: &M, service: Service) -> BackendKey {
-    let slot = (u64::from(maps.random()) * u64::from(service.count)) >> 32;
-    BackendKey {
-        set: service.set,
-        slot: slot as u32,
-    }
+fn pick<M: Maps>(maps: &M, set: u32, count: u32) -> BackendKey {
+    let slot = (u64::from(maps.random()) * u64::from(count)) >> 32;
+    BackendKey { set, slot: slot as u32 }
 }
 
 #[cfg(test)]
@@ -91,7 +87,7 @@ mod tests {
 
     use super::*;
     use crate::host::HostMaps;
-    use crate::{Addr, Pod, Port};
+    use crate::{Addr, Pod, Port, Service};
 
     fn at(last: u8, port: u16) -> SockAddr {
         SockAddr::new(Addr::from_v4_bytes([10, 0, 0, last]), Port::from_host(port))
@@ -105,8 +101,13 @@ mod tests {
         let mut maps = HostMaps::default();
         maps.frontends.insert(
             Frontend::new(service().addr, service().port, 6),
-            Service { set: 5, count },
+            Service {
+                inside: 5,
+                outside: 6,
+                ..Service::default()
+            },
         );
+        maps.sets.insert(5, Set { count, flags: 0 });
         for slot in 0..count {
             maps.backends
                 .insert(BackendKey { set: 5, slot }, at(slot as u8 + 1, 8080));
@@ -158,10 +159,13 @@ mod tests {
             self.0.pod(addr)
         }
         fn frontend(&self, frontend: &Frontend) -> Option<Service> {
+            self.0.frontend(frontend)
+        }
+        fn set(&self, set: u32) -> Option<Set> {
             let reads = self.1.replace(self.1.get() + 1);
-            self.0.frontend(frontend).map(|service| Service {
+            self.0.set(set).map(|set| Set {
                 count: if reads == 0 { 2 } else { 1 },
-                ..service
+                ..set
             })
         }
         fn backend(&self, key: &BackendKey) -> Option<SockAddr> {

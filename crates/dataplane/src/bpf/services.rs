@@ -10,21 +10,22 @@ use std::net::IpAddr;
 use aya::Ebpf;
 use weft_model::{Protocol, compile};
 use weft_packet::layout::name;
-use weft_packet::{Addr, BackendKey, Frontend, Port, Service, SockAddr};
+use weft_packet::{Addr, BackendKey, Frontend, Port, Service, Set, SockAddr};
 
 use super::table::Table;
 use super::{Error, Result, Usage};
 
 pub(super) struct Services {
     frontends: Table<Frontend, Service>,
+    sets: Table<u32, Set>,
     backends: Table<BackendKey, SockAddr>,
-    /// What the two maps hold.
-    known: BTreeMap<Frontend, Set>,
+    /// What the maps hold.
+    known: BTreeMap<Frontend, Known>,
     used_sets: HashSet<u32>,
     next_set: u32,
 }
 
-struct Set {
+struct Known {
     number: u32,
     /// How many slots a reader counts.
     count: u32,
@@ -36,17 +37,20 @@ impl Services {
     /// Reads what the maps hold, and removes what an agent that died half-way left out of reach.
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
         let mut frontends = Table::<Frontend, Service>::take(ebpf, name::FRONTENDS)?;
+        let mut sets = Table::<u32, Set>::take(ebpf, name::SETS)?;
         let mut backends = Table::<BackendKey, SockAddr>::take(ebpf, name::BACKENDS)?;
         let mut found: HashMap<BackendKey, SockAddr> = backends.entries()?.into_iter().collect();
+        let mut counts: HashMap<u32, Set> = sets.entries()?.into_iter().collect();
         let mut known = BTreeMap::new();
-        for (frontend, Service { set, count }) in frontends.entries()? {
+        for (frontend, Service { inside: set, .. }) in frontends.entries()? {
+            let count = counts.remove(&set).unwrap_or_default().count;
             let slots: Option<Vec<_>> = (0..count).map(|slot| found.remove(&BackendKey { set, slot })).collect();
             if let Some(slots) = slots
                 && frontend_of(&frontend).is_some()
             {
                 known.insert(
                     frontend,
-                    Set {
+                    Known {
                         number: set,
                         count,
                         slots,
@@ -57,6 +61,9 @@ impl Services {
                 frontends.remove(frontend)?;
             }
         }
+        for set in counts.into_keys() {
+            sets.remove(set)?;
+        }
         for key in found.into_keys() {
             backends.remove(key)?;
         }
@@ -64,6 +71,7 @@ impl Services {
         let next_set = used_sets.iter().max().map_or(0, |max| max.wrapping_add(1));
         Ok(Self {
             frontends,
+            sets,
             backends,
             known,
             used_sets,
@@ -102,17 +110,22 @@ impl Services {
     fn add(&mut self, key: Frontend, wanted: &[SockAddr]) -> Result<()> {
         let number = self.free_set();
         self.used_sets.insert(number);
-        let empty = Set {
+        let empty = Known {
             number,
             count: 0,
             slots: Vec::new(),
         };
         self.known.insert(key, empty);
-        let mut ops = plan(&[], wanted);
-        if wanted.is_empty() {
-            ops.push(Op::Resize(0));
-        }
-        let result = ops.into_iter().try_for_each(|op| self.apply(key, op));
+        let service = Service {
+            inside: number,
+            outside: number,
+            ..Service::default()
+        };
+        let result = [Op::Resize(0)]
+            .into_iter()
+            .chain(plan(&[], wanted))
+            .try_for_each(|op| self.apply(key, op))
+            .and_then(|()| self.frontends.insert(key, service));
         if result.is_err() {
             self.remove_key(key)?;
         }
@@ -130,6 +143,7 @@ impl Services {
         }
         self.frontends.remove(key)?;
         if let Some(set) = self.known.get_mut(&key) {
+            self.sets.remove(set.number)?;
             set.count = 0;
         }
         self.trim(key)?;
@@ -170,7 +184,7 @@ impl Services {
                 }
             }
             Op::Resize(count) => {
-                self.frontends.insert(key, Service { set, count })?;
+                self.sets.insert(set, Set { count, flags: 0 })?;
                 known.count = count;
             }
             Op::Clear(slot) => {
