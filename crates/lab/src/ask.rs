@@ -129,8 +129,8 @@ pub async fn tcp(address: &str, patience: Duration) -> Result<String, Error> {
     within(patience, "TCP", address, exchange).await
 }
 
-/// Sends a datagram from this port (0: any), again each second; the datagram that comes back.
-pub async fn udp(address: &str, from_port: u16, patience: Duration) -> Result<String, Error> {
+/// Sends a datagram of at least `size` bytes from this port (0: any), again each second; the datagram that comes back.
+pub async fn udp(address: &str, from_port: u16, size: usize, patience: Duration) -> Result<String, Error> {
     let exchange = async {
         let to = resolve(address)
             .await?
@@ -141,8 +141,10 @@ pub async fn udp(address: &str, from_port: u16, patience: Duration) -> Result<St
         let socket = UdpSocket::bind((any, from_port)).await.map_err(io("UDP", address))?;
         socket.connect(to).await.map_err(io("UDP", address))?;
         let mut datagram = [0; 2048];
+        let mut question = b"who are you?".to_vec();
+        question.resize(size.max(question.len()), b' ');
         loop {
-            socket.send(b"who are you?").await.map_err(io("UDP", address))?;
+            socket.send(&question).await.map_err(io("UDP", address))?;
             let received = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut datagram)).await;
             if let Ok(received) = received {
                 let length = received.map_err(io("UDP", address))?;
@@ -293,7 +295,7 @@ mod tests {
         assert!(matches!(http("http://a b/", patience).await, Err(Error::Address(_))));
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap().to_string();
-        let error = udp(&address, 0, patience).await.unwrap_err().to_string();
+        let error = udp(&address, 0, 0, patience).await.unwrap_err().to_string();
         assert_eq!(error, format!("UDP {address}: no answer within 0.2 s"));
         let closed = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod ask;
+pub mod batch;
 pub mod client;
 pub mod controllers;
 pub mod events;

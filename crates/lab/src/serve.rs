@@ -275,7 +275,7 @@ mod tests {
         );
         for said in [
             ask::tcp(&line, patience).await.unwrap(),
-            ask::udp(&line, 0, patience).await.unwrap(),
+            ask::udp(&line, 0, 0, patience).await.unwrap(),
         ] {
             assert!(
                 said.starts_with("pod=") && said.contains(" client=127.0.0.1:"),

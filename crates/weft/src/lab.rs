@@ -54,6 +54,9 @@ enum Command {
         /// Spread the nodes over so many segments, each a subnet of its own; the router between them knows no pods.
         #[arg(long, default_value_t = 1)]
         segments: usize,
+        /// Spread the nodes over so many zones (label topology.kubernetes.io/zone).
+        #[arg(long, default_value_t = 0)]
+        zones: u8,
         /// MTU of the nodes' uplinks [default: 1500]
         #[arg(long, value_name = "BYTES")]
         uplink_mtu: Option<u32>,
@@ -92,7 +95,7 @@ enum Command {
     Kubeconfig(Name),
     /// Print what a shell needs to use kubectl: eval "$(weft lab env)".
     Env(Name),
-    /// Run a command (or a shell) on a node, in its namespaces.
+    /// Run a command (or a shell) on a node, in its namespaces; or on the network of the `router`, or of the `internet` beyond.
     Enter {
         #[command(flatten)]
         name: Name,
@@ -151,6 +154,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
             ip_family,
             ipam,
             segments,
+            zones,
             uplink_mtu,
             internet_mtu,
             agent_arg,
@@ -161,6 +165,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 nodes,
                 families: ip_family,
                 segments,
+                zones,
                 mtu: up::spec::Mtu {
                     uplink: uplink_mtu,
                     internet: internet_mtu,

@@ -14,6 +14,7 @@ mod hash;
 mod index;
 mod job;
 mod kinds;
+mod loadbalancer;
 mod namespace;
 mod nodecidr;
 mod nodelife;
@@ -39,6 +40,7 @@ use tokio::task::JoinSet;
 use crate::client::Client;
 use crate::families::Families;
 use context::Context;
+pub use loadbalancer::load_balancer_ranges;
 
 /// What the controllers have to be told.
 #[derive(Clone, Debug)]
@@ -92,6 +94,7 @@ pub async fn run(client: Client, config: Config) {
     start(&mut tasks, "statefulset", &ctx, statefulset::run);
     start(&mut tasks, "job", &ctx, job::run);
     start(&mut tasks, "endpointslice", &ctx, endpointslice::run);
+    start(&mut tasks, "loadbalancer", &ctx, loadbalancer::run);
     start(&mut tasks, "namespace", &ctx, namespace::run);
     start(&mut tasks, "nodelife", &ctx, nodelife::run);
     start(&mut tasks, "podgc", &ctx, podgc::run);

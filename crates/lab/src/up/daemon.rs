@@ -38,9 +38,14 @@ pub fn processes(lab: &Lab, node: &str, daemon: &str) -> Result<Vec<i32>, Error>
     Ok(cgroup::processes(&cgroup::of_daemon(lab, node, daemon)?))
 }
 
-/// Runs a function inside a node of a lab that is up. Processes that it starts are in the node's namespaces, and
-/// in its cgroup, so that they are treated as the node's own.
+/// Runs a function inside a node of a lab that is up, or on the network of its `router` or of the `internet` beyond.
+/// Processes that it starts are in the node's namespaces, and in its cgroup, so that they are treated as the node's own.
 pub fn enter<T: Send>(lab: &Lab, node: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    match node {
+        "router" => return enter_network(lab, &lab.segment_netns(), work),
+        "internet" => return enter_network(lab, &lab.internet_netns(), work),
+        _ => {}
+    }
     let daemons = ["kubelet", "agent", "dns"];
     let pid = daemons.iter().find_map(|name| {
         let path = cgroup::of_daemon(lab, node, name).ok()?;
@@ -65,6 +70,16 @@ pub fn enter<T: Send>(lab: &Lab, node: &str, work: impl FnOnce() -> T + Send) ->
         namespaces.join().map_err(Error::io("enter the namespaces of", node))?;
         Ok(work())
     })
+}
+
+fn enter_network<T: Send>(lab: &Lab, network: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let network = File::open(netns::path(network)).map_err(|_| Error::NotUp {
+        name: lab.name().to_owned(),
+    })?;
+    let leaf = cgroup::of_control(lab, "shell")?;
+    cgroup::create(&leaf)?;
+    cgroup::join(&leaf)?;
+    netns::inside(&network, || Ok(work()))
 }
 
 /// A process that has to run as long as the lab is up.

@@ -43,7 +43,7 @@ fn addresses(families: Families, last: u8) -> Vec<IpNet> {
 pub(super) fn start(lab: &Lab, spec: &Spec, segments: &File) -> Result<(), Error> {
     let internet = netns::create(&lab.internet_netns())?;
     segment::connect(segments, &internet, spec)?;
-    netns::inside(segments, translate)?;
+    netns::inside(segments, || load(RULES))?;
     let server = Daemon {
         program: spec.weft.clone(),
         args: ["lab", "serve", "--http", "80"].map(str::to_owned).to_vec(),
@@ -54,7 +54,7 @@ pub(super) fn start(lab: &Lab, spec: &Spec, segments: &File) -> Result<(), Error
     server.keep().map(drop)
 }
 
-/// Nobody beyond knows a way to the lab: all that goes there takes the router's address.
+/// What goes there takes the router's address; what comes from there, to a node or to a balanced address, keeps its own.
 const RULES: &str = "table inet weft-lab {
     chain postrouting {
         type nat hook postrouting priority srcnat;
@@ -63,13 +63,14 @@ const RULES: &str = "table inet weft-lab {
 }
 ";
 
-fn translate() -> Result<(), Error> {
+/// Has the kernel take nftables rules, in the network namespace of this thread.
+pub(super) fn load(rules: &str) -> Result<(), Error> {
     let run = || -> std::io::Result<std::process::Output> {
         let mut nft = Command::new("nft");
         nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = nft.spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(RULES.as_bytes())?;
+            stdin.write_all(rules.as_bytes())?;
         }
         child.wait_with_output()
     };

@@ -24,6 +24,8 @@ pub struct Options {
     pub families: Families,
     /// How many segments the nodes are spread over.
     pub segments: usize,
+    /// How many zones the nodes are spread over; 0 for none.
+    pub zones: u8,
     /// The largest packet on the segments and on the way to the internet; what the kernel takes where nothing is said.
     pub mtu: Mtu,
     /// Whether nodes get ranges for their pods.
@@ -194,6 +196,7 @@ fn create(lab: &Lab, count: usize, options: &Options) -> Result<Spec, Error> {
         api_port: free_port()?,
         families: options.families,
         segments: u8::try_from(options.segments).unwrap_or(1),
+        zones: options.zones,
         mtu: options.mtu,
         node_ranges: options.node_ranges,
         agent_args: options.agent_args.clone(),

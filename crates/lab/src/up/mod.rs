@@ -10,6 +10,7 @@
 //! All that a lab is on a machine hangs on four handles, and `down` needs nothing else to undo it: one cgroup
 //! subtree (kills every process), the named network namespaces, one tmpfs, and one lock file.
 
+mod balancer;
 mod bootstrap;
 mod cgroup;
 mod change;

@@ -120,7 +120,8 @@ fn daemons(lab: &Spec, node: &NodeSpec) -> [(&'static str, Vec<String>); 3] {
         .into_iter()
         .map(|ip| format!(" --listen {}", SocketAddr::new(ip, 53)));
     let dns = format!("dns {own}{}", listen.collect::<String>());
-    let kubelet = format!("lab kubelet --lab-dir {LAB_DIR_IN_NODE} --node {name}");
+    let zone = lab.zone(node).map(|zone| format!(" --zone {zone}")).unwrap_or_default();
+    let kubelet = format!("lab kubelet --lab-dir {LAB_DIR_IN_NODE} --node {name}{zone}");
     [("kubelet", words(&kubelet)), ("agent", agent), ("dns", words(&dns))]
 }
 

@@ -2,6 +2,7 @@
 //! A bridge stands for the switch that real nodes share, the namespace for the router between several of them; no link
 //! of a lab is ever in the machine's own namespace.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd as _;
@@ -9,11 +10,14 @@ use std::os::fd::AsRawFd as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::RouteMessage;
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, RouteNextHopBuilder,
+};
 
 use super::internet::{self, OUTSIDE};
 use super::spec::NodeSpec;
 use super::{Error, Spec, netns};
+use crate::controllers::load_balancer_ranges;
 
 const UPLINK: &str = "eth0";
 
@@ -91,6 +95,16 @@ pub(super) fn connect(segments: &File, internet: &File, lab: &Spec) -> Result<()
             for address in internet::server(lab.families) {
                 net.address(uplink, address).await?;
             }
+            let to_nodes = (0..lab.segments).flat_map(|segment| lab.gateways(segment));
+            for network in to_nodes.chain(load_balancer_ranges(lab.families)) {
+                let routers = internet::router(lab.families);
+                let router = routers
+                    .iter()
+                    .find(|router| router.addr().is_ipv4() == network.addr().is_ipv4());
+                if let Some(router) = router {
+                    net.route((network, router.addr())).await?;
+                }
+            }
             Ok(())
         })
     })
@@ -129,11 +143,14 @@ const AT_ONCE: [(&str, &str); 2] = [("ipv6/conf/all/accept_dad", "0"), ("ipv6/co
 
 /// The nodes' gateway knows no pods, and leads nowhere beyond the segments, but says so at once and each time, as a router does: who asks for the outside
 /// (a resolver, say) is told that it is unreachable instead of waiting.
-const ROUTER_SYSCTLS: [(&str, &str); 4] = [
+const ROUTER_SYSCTLS: [(&str, &str); 6] = [
     ("ipv4/ip_forward", "1"),
     ("ipv4/icmp_ratelimit", "0"),
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/icmp/ratelimit", "0"),
+    // Where several nodes have an address, a connection stays with one of them, and the next may go to another.
+    ("ipv4/fib_multipath_hash_policy", "1"),
+    ("ipv6/fib_multipath_hash_policy", "1"),
 ];
 
 /// Sets switches of the network namespace that this thread is in.
@@ -254,6 +271,26 @@ impl Net {
         )))
     }
 
+    /// Adds a route that leads to all of these by turns, each flow to one, or replaces the one to the same destination.
+    pub(super) async fn shared_route(&self, to: IpNet, via: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let hops = via.iter().filter_map(|ip| {
+            let hop = match ip {
+                IpAddr::V4(_) => RouteNextHopBuilder::new_ipv4(),
+                IpAddr::V6(_) => RouteNextHopBuilder::new_ipv6(),
+            };
+            // A hop's family is that of its address.
+            hop.via(*ip).ok().map(RouteNextHopBuilder::build)
+        });
+        let message = destination(to).multipath(hops.collect()).build();
+        let added = self.handle.route().add(message).replace().execute().await;
+        added.map_err(Error::netlink(format!("add the route to {to} through {via:?}")))
+    }
+
+    pub(super) async fn remove_shared_route(&self, to: IpNet) -> Result<(), Error> {
+        let removed = self.handle.route().del(destination(to).build()).execute().await;
+        removed.map_err(Error::netlink(format!("remove the route to {to}")))
+    }
+
     pub(super) async fn remove_route(&self, route: (IpNet, IpAddr)) -> Result<(), Error> {
         let removed = self.handle.route().del(message(route)).execute().await;
         removed.map_err(Error::netlink(format!(
@@ -264,11 +301,15 @@ impl Net {
 }
 
 fn message((to, via): (IpNet, IpAddr)) -> RouteMessage {
-    let to = RouteMessageBuilder::<IpAddr>::new().destination_prefix(to.trunc().addr(), to.prefix_len());
     // Both are of one family; a mixed pair has no route, which the kernel will say.
-    to.and_then(|route| route.gateway(via))
-        .map(RouteMessageBuilder::build)
-        .unwrap_or_default()
+    let route = destination(to).gateway(via);
+    route.map(RouteMessageBuilder::build).unwrap_or_default()
+}
+
+fn destination(to: IpNet) -> RouteMessageBuilder<IpAddr> {
+    // A network's prefix is not longer than its address.
+    let route = RouteMessageBuilder::<IpAddr>::new().destination_prefix(to.trunc().addr(), to.prefix_len());
+    route.unwrap_or_default()
 }
 
 /// Runs netlink requests in the calling thread's network namespace.

@@ -149,6 +149,8 @@ pub struct Spec {
     pub families: Families,
     /// How many segments the nodes are spread over.
     pub segments: u8,
+    /// How many zones the nodes are spread over; with none, they are not said to be in any.
+    pub zones: u8,
     /// The largest packets.
     pub mtu: Mtu,
     /// Whether nodes get ranges for their pods; without, their addresses come from pools alone.
@@ -191,6 +193,12 @@ impl Spec {
     pub(super) fn nth(&self, number: u8) -> NodeSpec {
         let segment = number.saturating_sub(1) % self.segments.max(1);
         self.moved(number, segment, 0)
+    }
+
+    /// The zone of a node, `zone-1` and so on; neighbours in number are in different ones.
+    pub(super) fn zone(&self, node: &NodeSpec) -> Option<String> {
+        let at = node.number.saturating_sub(1).checked_rem(self.zones)?;
+        Some(format!("zone-{}", u16::from(at) + 1))
     }
 
     /// The first node that there is not yet; none where all there can be are there.
@@ -283,6 +291,7 @@ mod tests {
             api_port: 1,
             families,
             segments,
+            zones: 2,
             mtu: Mtu::default(),
             node_ranges: true,
             agent_args: vec![],
@@ -300,6 +309,18 @@ mod tests {
         let moved = spec.moved(last.number, last.segment, 1);
         let expected: [IpNet; 2] = ["10.89.1.110/16".parse().unwrap(), "fd89::1:6e/64".parse().unwrap()];
         assert_eq!(moved.addresses, expected);
+    }
+
+    #[test]
+    fn zones_are_filled_in_turn() {
+        let mut spec = spec(Families::Dual, 1);
+        let zone = |spec: &Spec, number| spec.zone(&spec.nth(number));
+        assert_eq!(
+            [1, 2, 3].map(|n| zone(&spec, n).unwrap()),
+            ["zone-1", "zone-2", "zone-1"]
+        );
+        spec.zones = 0;
+        assert_eq!(zone(&spec, 1), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::control::{self, Request};
 use super::daemon::{Daemon, Place};
 use super::nodes::{Nodes, Running};
 use super::spec::API_PORT;
-use super::{Error, Lab, Spec, cgroup, internet, netns, router, segment};
+use super::{Error, Lab, Spec, balancer, cgroup, internet, netns, router, segment};
 use crate::api::pki;
 
 /// Brings up the lab that `up` has recorded, and does what it is told from then on.
@@ -27,6 +27,8 @@ pub fn supervise(lab: &Lab) -> Result<(), Error> {
         let of_router = segments.try_clone();
         router::start(lab, of_router.map_err(Error::io("share", lab.segment_netns()))?)?;
     }
+    let of_balancer = segments.try_clone();
+    balancer::start(lab, of_balancer.map_err(Error::io("share", lab.segment_netns()))?)?;
     internet::start(lab, &spec, &segments)?;
     let server = SocketAddr::new(spec.control_plane(), API_PORT);
     let kubeconfig = pki::kubeconfig(&lab.dir(), &format!("https://{server}"), lab.name());

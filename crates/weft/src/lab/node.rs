@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use weft_lab::kubelet;
 use weft_lab::serve::Ports;
-use weft_lab::up::Spec;
-use weft_lab::{ask, hold, serve};
+use weft_lab::up::{self, Lab, Spec, spec};
+use weft_lab::{ask, batch, hold, serve};
 
 /// Command line of `weft lab kubelet`.
 #[derive(clap::Args)]
@@ -57,6 +57,12 @@ pub(super) struct Serve {
 pub(super) struct Ask {
     #[command(subcommand)]
     question: Question,
+    /// Ask from this place of a lab instead of from here: a node, such as node-1, `router` or `internet`.
+    #[arg(long, global = true, value_name = "PLACE")]
+    from: Option<String>,
+    /// The lab that the place is in.
+    #[arg(long, global = true, value_name = "NAME", default_value = spec::DEFAULT_NAME)]
+    lab: String,
     /// Seconds to wait for the answer.
     #[arg(long, global = true, default_value_t = 5.0)]
     timeout: f64,
@@ -75,6 +81,9 @@ enum Question {
         /// Port to ask from; any where absent.
         #[arg(long, default_value_t = 0)]
         from_port: u16,
+        /// Bytes of the datagram, at least.
+        #[arg(long, default_value_t = 0)]
+        size: usize,
     },
     /// Get a URL.
     Http { url: String },
@@ -82,6 +91,8 @@ enum Question {
     Api,
     /// Resolve a name.
     Name { name: String },
+    /// Ask many questions at once: a JSON list on standard input, and one of their outcomes on standard output.
+    Batch,
     /// Keep one connection to host:port and talk on it until it breaks; say each second how often that went well.
     Hold { address: String },
     /// Send requests at a steady rate, each on a connection of its own; a report as JSON.
@@ -138,26 +149,42 @@ pub(super) fn serve(args: Serve) -> anyhow::Result<()> {
 pub(super) fn ask(args: Ask) -> anyhow::Result<()> {
     let patience = Duration::try_from_secs_f64(args.timeout).context("--timeout is out of range")?;
     let started = Instant::now();
-    let answer = crate::block_on(async {
-        match args.question {
-            Question::Tcp { address } => ask::tcp(&address, patience).await,
-            Question::Udp { address, from_port } => ask::udp(&address, from_port, patience).await,
-            Question::Http { url } => ask::http(&url, patience).await,
-            Question::Api => ask::api(patience).await,
-            Question::Name { name } => ask::name(&name, patience).await,
-            Question::Hold { address } => {
-                let held = hold::hold(&address, |exchanges| say!("{exchanges} exchanges")).await;
-                held.map(|never| match never {}).map_err(ask::Error::from)
-            }
-            Question::Load { url, rate, seconds } => {
-                let report = ask::load(&url, rate, Duration::from_secs(seconds)).await;
-                report.map(|report| serde_json::json!(report).to_string() + "\n")
-            }
-        }
-    })??;
+    let answer = match &args.from {
+        Some(place) => up::enter(&Lab::new(&args.lab)?, place, || {
+            crate::block_on(answer(&args.question, patience))
+        })???,
+        None => crate::block_on(answer(&args.question, patience))??,
+    };
     if args.time {
         eprintln!("{}", started.elapsed().as_micros());
     }
     say!("{}", answer.trim_end());
     Ok(())
+}
+
+async fn answer(question: &Question, patience: Duration) -> anyhow::Result<String> {
+    Ok(match question {
+        Question::Tcp { address } => ask::tcp(address, patience).await?,
+        Question::Udp {
+            address,
+            from_port,
+            size,
+        } => ask::udp(address, *from_port, *size, patience).await?,
+        Question::Http { url } => ask::http(url, patience).await?,
+        Question::Api => ask::api(patience).await?,
+        Question::Name { name } => ask::name(name, patience).await?,
+        Question::Batch => {
+            let questions: Vec<batch::Question> = serde_json::from_reader(std::io::stdin())
+                .context("cannot understand the questions on standard input")?;
+            serde_json::to_string(&batch::batch(&questions).await)?
+        }
+        Question::Hold { address } => match hold::hold(address, |exchanges| say!("{exchanges} exchanges")).await {
+            Err(broken) => return Err(broken.into()),
+            Ok(never) => match never {},
+        },
+        Question::Load { url, rate, seconds } => {
+            let report = ask::load(url, *rate, Duration::from_secs(*seconds)).await?;
+            serde_json::json!(report).to_string()
+        }
+    })
 }
