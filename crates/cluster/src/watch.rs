@@ -26,6 +26,9 @@ use crate::{ip_pool, node_addresses};
 const QUEUE: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How many objects are listed at once. Decoded they take several times the memory of what is kept of them, which lies
+/// in between: a small page leaves small gaps.
+const PAGE: u32 = 50;
 /// How often a kind that the server does not serve is asked for, in the end.
 const ABSENT_PAUSE: Duration = Duration::from_secs(60);
 /// How long a watch that was broken may be silent before the server is asked whether it is there.
@@ -89,7 +92,7 @@ impl Kind {
     }
 
     fn config(&self) -> watcher::Config {
-        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
         match self {
             Kind::PodMetaOf(node) => config.fields(&format!("spec.nodeName={node}")),
             _ => config,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{In6AddrGenMode, LinkAttribute};
 use netlink_packet_route::route::RouteType;
 use serde::{Deserialize, Serialize};
 use weft_model::cni::Bandwidth;
@@ -16,8 +17,9 @@ use weft_model::cni::Bandwidth;
 use super::batch::{Connection, Request};
 use super::limit::Limit;
 use super::route::{self, Route};
-use super::rtnl::{self, Link, Rtnl};
+use super::rtnl::{self, Link};
 use super::{Namespace, NetError, default_of, gateway_for, removal, request, sysctl};
+use crate::aside;
 
 /// How long the kernel may take to put an address to use, and how long to wait between looks.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -102,13 +104,38 @@ impl PodLink {
     }
 }
 
-/// Connects the pod. On failure nothing of it is left. Returns the index of the host side.
+/// Connects the pod, and waits until its addresses are in use. On failure nothing of it is left. Returns the index of
+/// the host side.
 pub async fn set_up(pod: &PodLink) -> Result<u32, NetError> {
-    let pod = pod.clone();
-    blocking(move || connect(&pod)).await
+    let connected = connect(pod).await?;
+    let index = connected.index;
+    let ready = connected.ready().await;
+    ready.map(|()| index).inspect_err(|_| undo(pod))
 }
 
-fn connect(pod: &PodLink) -> Result<u32, NetError> {
+/// A pod whose link is there, with everything about it, but whose IPv6 address the kernel may not have put to use yet:
+/// a worker of its does a moment after the address was added. Time for something else.
+pub struct Connected {
+    /// Index of the host side.
+    pub index: u32,
+    ips: Vec<IpAddr>,
+    inside: Connection,
+}
+
+impl Connected {
+    /// A pod is ready when its network is: waits until the kernel has put its addresses to use.
+    pub async fn ready(mut self) -> Result<(), NetError> {
+        blocking(move || wait_until_taken(&mut self.inside, &self.ips)).await
+    }
+}
+
+/// Makes the pod's link. On failure nothing of it is left.
+pub async fn connect(pod: &PodLink) -> Result<Connected, NetError> {
+    let pod = pod.clone();
+    blocking(move || build(&pod)).await
+}
+
+fn build(pod: &PodLink) -> Result<Connected, NetError> {
     let netns = Namespace::open(&pod.netns)?;
     if netns.is_here()? {
         return Err(NetError::OwnNamespace {
@@ -116,7 +143,7 @@ fn connect(pod: &PodLink) -> Result<u32, NetError> {
         });
     }
     let mut node = Connection::open()?;
-    let index = match make(&mut node, &netns, pod) {
+    let pair = match make(&mut node, &netns, pod) {
         Err(error) if error.errno() == Some(nix::libc::EEXIST) => {
             // One of the two names is taken: the pod's, which is not ours to touch, or the host side's, which an
             // interrupted ADD of the same container has left.
@@ -127,14 +154,20 @@ fn connect(pod: &PodLink) -> Result<u32, NetError> {
         made => made?,
     };
     let built = netns
-        .enter(|| build_inside(pod))
-        .and_then(|inside| build_here(&mut node, pod, index).map(|()| inside))
-        .and_then(|mut inside| wait_until_taken(&mut inside, pod));
-    built.map(|()| index).inspect_err(|_| {
-        if let Err(undo) = removal::remove(&pod.host_ifname) {
-            tracing::warn!(link = pod.host_ifname, "cannot undo a failed setup: {undo}");
-        }
+        .enter(|| build_inside(pod, pair.inside))
+        .and_then(|inside| build_here(&mut node, pod, pair.here).map(|()| inside));
+    let inside = built.inspect_err(|_| undo(pod))?;
+    Ok(Connected {
+        index: pair.here,
+        ips: pod.ips.clone(),
+        inside,
     })
+}
+
+fn undo(pod: &PodLink) {
+    if let Err(undo) = removal::remove(&pod.host_ifname) {
+        tracing::warn!(link = pod.host_ifname, "cannot undo a failed setup: {undo}");
+    }
 }
 
 fn refuse_if_taken(netns: &Namespace, pod: &PodLink) -> Result<(), NetError> {
@@ -149,8 +182,13 @@ fn refuse_if_taken(netns: &Namespace, pod: &PodLink) -> Result<(), NetError> {
     }
 }
 
-/// Makes the pair, and gives the host side's index.
-fn make(node: &mut Connection, netns: &Namespace, pod: &PodLink) -> Result<u32, NetError> {
+/// The indexes of both ends, each in its namespace.
+struct Pair {
+    here: u32,
+    inside: u32,
+}
+
+fn make(node: &mut Connection, netns: &Namespace, pod: &PodLink) -> Result<Pair, NetError> {
     let here = request::End {
         name: &pod.host_ifname,
         mac: pod.host_mac,
@@ -163,14 +201,14 @@ fn make(node: &mut Connection, netns: &Namespace, pod: &PodLink) -> Result<u32, 
         request::veth(&here, &there, netns.raw_fd(), pod.mtu),
         request::look_up(&pod.host_ifname),
     ])?;
-    index_in(&answers).ok_or_else(|| vanished(&pod.host_ifname))
+    pair_in(&answers).ok_or_else(|| vanished(&pod.host_ifname))
 }
 
 fn build_here(node: &mut Connection, pod: &PodLink, index: u32) -> Result<(), NetError> {
     let mut requests = vec![];
     if sysctl::has_ipv6() {
         // Nobody talks to the host side's own link-local address.
-        requests.push(request::no_link_local(&pod.host_ifname));
+        requests.push(request::link_local(&pod.host_ifname, In6AddrGenMode::None));
     }
     requests.push(request::up(&pod.host_ifname));
     requests.extend(Limit::into_pod(&pod.limits, pod.mtu).map(|limit| limit.request(index)));
@@ -196,19 +234,18 @@ fn host_route(pod: &PodLink, ip: IpAddr, index: u32) -> Route {
 }
 
 /// What the pod has of its own. Gives the connection to its namespace.
-fn build_inside(pod: &PodLink) -> Result<Connection, NetError> {
+fn build_inside(pod: &PodLink, index: u32) -> Result<Connection, NetError> {
     let mut inside = Connection::open()?;
-    let answers = inside.serve(vec![request::up("lo"), request::look_up(&pod.ifname)])?;
-    let index = index_in(&answers).ok_or_else(|| vanished(&pod.ifname))?;
+    let mut requests = vec![request::up("lo")];
     if pod.has_ipv6() {
         let switch = |name: &str| format!("ipv6/conf/{}/{name}", pod.ifname);
         sysctl::set(&switch("disable_ipv6"), "0")?;
-        sysctl::set(&switch("accept_dad"), "0")?;
-        sysctl::set(&switch("accept_ra"), "0")?;
+        sysctl::write(&switch("accept_dad"), "0")?;
+        sysctl::write(&switch("accept_ra"), "0")?;
         // The only link-local address that the datapath takes for the pod's own.
-        sysctl::set(&switch("addr_gen_mode"), "0")?;
+        requests.push(request::link_local(&pod.ifname, In6AddrGenMode::Eui64));
     }
-    let mut requests = vec![request::up(&pod.ifname)];
+    requests.push(request::up(&pod.ifname));
     requests.extend(Limit::out_of_pod(&pod.limits, pod.mtu).map(|limit| limit.request(index)));
     requests.extend(pod.ips.iter().map(|ip| request::own_address(index, *ip)));
     for ip in &pod.ips {
@@ -235,10 +272,8 @@ fn lead_out(inside: &mut Connection, ip: IpAddr, index: u32) -> Result<(), NetEr
     }
 }
 
-/// A pod is ready when its network is: not before the kernel has put its IPv6 address to use, which a worker of its
-/// does a moment after the address was added.
-fn wait_until_taken(inside: &mut Connection, pod: &PodLink) -> Result<(), NetError> {
-    for ip in pod.ips.iter().filter(|ip| ip.is_ipv6()) {
+fn wait_until_taken(inside: &mut Connection, ips: &[IpAddr]) -> Result<(), NetError> {
+    for ip in ips.iter().filter(|ip| ip.is_ipv6()) {
         let start = Instant::now();
         while !is_local(&inside.serve(vec![request::way_to(*ip)])?) {
             if start.elapsed() > PATIENCE {
@@ -256,9 +291,18 @@ fn is_local(answers: &[RouteNetlinkMessage]) -> bool {
     answers.iter().any(local)
 }
 
-fn index_in(answers: &[RouteNetlinkMessage]) -> Option<u32> {
+fn pair_in(answers: &[RouteNetlinkMessage]) -> Option<Pair> {
     answers.iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => Some(link.header.index),
+        RouteNetlinkMessage::NewLink(link) => {
+            let here = link.header.index;
+            let peer = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Link(index) => Some(*index),
+                _ => None,
+            });
+            // Not said where it is the same number.
+            let inside = peer.unwrap_or(here);
+            Some(Pair { here, inside })
+        }
         _ => None,
     })
 }
@@ -285,10 +329,11 @@ pub async fn tear_down(host_ifname: &str) -> Result<Option<u32>, NetError> {
 }
 
 /// Gives the node its routes to these pods back, where somebody removed them or where they have another source than the
-/// node's addresses now. A pod whose link has gone is none of this one's business. Returns whose were put right.
-pub async fn restore(rtnl: &Rtnl, pods: Vec<PodLink>, node_ips: &[IpAddr]) -> Result<Vec<IpAddr>, NetError> {
-    let routes = rtnl.routes().await?.into_iter().filter(|route| route.ours);
-    let there: HashMap<IpNet, Route> = routes.map(|route| (route.to, route)).collect();
+/// node's addresses now, by the kernel's `routes`. A pod whose link has gone is none of this one's business. Returns whose
+/// were put right.
+pub async fn restore(routes: &[Route], pods: Vec<PodLink>, node_ips: &[IpAddr]) -> Result<Vec<IpAddr>, NetError> {
+    let ours = routes.iter().filter(|route| route.ours);
+    let there: HashMap<IpNet, &Route> = ours.map(|route| (route.to, route)).collect();
     let mut restored = vec![];
     for pod in pods {
         let pod = PodLink {
@@ -400,9 +445,8 @@ fn routes_in(answers: &[RouteNetlinkMessage]) -> Vec<Route> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
 ) -> Result<T, NetError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| NetError::Netlink(error.to_string()))?
+    let done = aside::blocking(work).await;
+    done.map_err(|error| NetError::Netlink(error.to_string()))?
 }
 
 fn same_link(link: &Link, name: &str, mac: Mac) -> Result<(), NetError> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
@@ -52,21 +52,26 @@ pub(super) fn veth(here: &End<'_>, there: &End<'_>, netns: i32, mtu: u32) -> Req
 
 /// Tells what a link is like. `RTM_NEWLINK` is the answer.
 pub(super) fn look_up(name: &str) -> Request {
+    let mut message = named(name);
+    // Half of what the kernel says are counters.
+    let without = vec![LinkExtentMask::SkipStats];
+    message.attributes.push(LinkAttribute::ExtMask(without));
     Request {
         what: format!("look up link {name}"),
-        message: RouteNetlinkMessage::GetLink(named(name)),
+        message: RouteNetlinkMessage::GetLink(message),
         flags: 0,
     }
 }
 
-/// Keeps the kernel from giving a link an IPv6 address of its own.
-pub(super) fn no_link_local(name: &str) -> Request {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+/// Says which link-local IPv6 address a link gets by itself when it comes up.
+pub(super) fn link_local(name: &str, mode: In6AddrGenMode) -> Request {
+    let what = format!("choose {mode:?} for the link-local address of {name}");
+    let mode = AfSpecInet6::AddrGenMode(mode);
     let mut message = named(name);
     let families = vec![AfSpecUnspec::Inet6(vec![mode])];
     message.attributes.push(LinkAttribute::AfSpecUnspec(families));
     Request {
-        what: format!("keep {name} without a link-local address"),
+        what,
         message: RouteNetlinkMessage::SetLink(message),
         flags: 0,
     }

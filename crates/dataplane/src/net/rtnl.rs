@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures::{Stream, TryStreamExt};
 use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::sync::Mutex;
@@ -77,10 +78,10 @@ impl Rtnl {
     /// Every link of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>, NetError> {
         let _alone = self.listing.lock().await;
-        let found: Vec<_> = self
-            .handle
-            .link()
-            .get()
+        let all = self.handle.link().get();
+        let found: Vec<_> = all
+            // Half of what the kernel says are counters.
+            .set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats])
             .execute()
             .try_collect()
             .await

@@ -23,6 +23,11 @@ pub fn set(name: &str, value: &str) -> Result<(), NetError> {
     if get(name).as_deref() == Some(value) {
         return Ok(());
     }
+    write(name, value)
+}
+
+/// Sets a switch that is known to be set otherwise.
+pub(super) fn write(name: &str, value: &str) -> Result<(), NetError> {
     let path = format!("{ROOT}/{name}");
     std::fs::write(&path, value).map_err(|source| NetError::Sysctl { path, source })
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{NetError, Rtnl};
+use super::{NetError, Route, Rtnl};
 
 /// The link by which other nodes are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,9 +51,9 @@ pub async fn find(rtnl: &Rtnl, node_ips: &[IpAddr]) -> Result<Option<Uplink>, Ne
     }))
 }
 
-/// The networks that the kernel knows a way to without Weft, and whether they are on a segment of this node's.
-pub async fn networks(rtnl: &Rtnl) -> Result<Vec<(IpNet, bool)>, NetError> {
-    let routes = rtnl.routes().await?;
+/// The networks that the kernel knows a way to without Weft, by its routes, and whether they are on a segment of this
+/// node's.
+pub fn networks(routes: &[Route]) -> Vec<(IpNet, bool)> {
     let link_local = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
     let foreign = routes
         .iter()
@@ -61,5 +61,5 @@ pub async fn networks(rtnl: &Rtnl) -> Result<Vec<(IpNet, bool)>, NetError> {
     let mut networks: Vec<_> = foreign.map(|route| (route.to, route.via.is_none())).collect();
     networks.sort_unstable();
     networks.dedup();
-    Ok(networks)
+    networks
 }

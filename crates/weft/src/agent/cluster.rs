@@ -254,7 +254,7 @@ impl Follower {
     /// Puts back what somebody has flushed.
     async fn look_at_rules(&mut self) {
         if self.state.synced() {
-            self.routes.masquerade(&self.state).await;
+            self.routes.masquerade().await;
         }
     }
 

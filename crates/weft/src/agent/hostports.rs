@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{debug, warn};
+use weft_dataplane::aside;
 use weft_dataplane::net::{NetError, PodLink, conntrack, hostport};
 use weft_model::cni::{AttachmentId, CniError, PortMapping, code};
 use weft_model::hostport::{HostPorts, Ports, Taken, resolve};
@@ -33,7 +34,7 @@ impl Published {
     async fn write(&mut self, step: Step) -> anyhow::Result<()> {
         self.generation = None;
         let all = self.ports.all();
-        self.generation = tokio::task::spawn_blocking(move || {
+        self.generation = aside::blocking(move || {
             let before = hostport::generation()?;
             let little = match &step {
                 Step::Add(ports) => hostport::add(ports).is_ok(),
@@ -131,7 +132,7 @@ impl Node {
     /// What is wrong with the pod's ports in the kernel, if anything is.
     pub(super) async fn check_ports(&self, mappings: &[PortMapping], link: &PodLink) -> Result<(), String> {
         let ports = resolve(mappings, &link.ips).map_err(|error| error.to_string())?;
-        let lacking = tokio::task::spawn_blocking(move || hostport::first_missing(&ports)).await;
+        let lacking = aside::blocking(move || hostport::first_missing(&ports)).await;
         match lacking {
             Ok(Ok(None)) => Ok(()),
             Ok(Ok(Some(port))) => Err(format!("the node's port {port} does not lead to the pod any more")),

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
 use weft_cluster::PodEvent;
+use weft_dataplane::aside;
 use weft_dataplane::bpf::{self, Datapath, PodHooks};
+use weft_dataplane::net::tunnel::Here;
 use weft_dataplane::net::{self, Rtnl, name, uplink};
 use weft_model::cni::AttachmentId;
 use weft_model::compile::Reach;
@@ -80,6 +82,8 @@ pub(super) struct Node {
     pub(super) granted: watch::Sender<()>,
     /// Told when an address of the node has left this machine.
     pub(super) moved: Notify,
+    /// How this node is reached, once that has been looked at.
+    seen: Mutex<Option<Here>>,
     /// Told whenever this node may want more or less of the pools.
     pub(super) demand: Notify,
     ipam: Mutex<Ipam>,
@@ -115,6 +119,7 @@ impl Node {
             datapath: Mutex::new(datapath),
             granted: watch::Sender::default(),
             moved: Notify::new(),
+            seen: Mutex::default(),
             demand: Notify::new(),
             ipam: Mutex::new(Ipam::new(name)),
             pools: Mutex::default(),
@@ -133,13 +138,13 @@ impl Node {
     /// Attaches a pod's hooks. The kernel takes its time, so this is done aside.
     pub(super) async fn attach_hooks(&self, index: u32) -> anyhow::Result<()> {
         let hooks = self.hooks.clone();
-        Ok(tokio::task::spawn_blocking(move || hooks.attach(index)).await??)
+        Ok(aside::blocking(move || hooks.attach(index)).await??)
     }
 
     /// Takes a pod's hooks off, or lets go of what is left of them when the interface has gone.
     pub(super) async fn detach_hooks(&self, index: u32) -> anyhow::Result<()> {
         let hooks = self.hooks.clone();
-        Ok(tokio::task::spawn_blocking(move || hooks.detach(index)).await??)
+        Ok(aside::blocking(move || hooks.detach(index)).await??)
     }
 
     pub(super) fn ipam(&self) -> MutexGuard<'_, Ipam> {
@@ -169,11 +174,27 @@ impl Node {
         mine.lock_owned().await
     }
 
-    /// The uplink's MTU, and those of the node's addresses that are on this machine.
-    pub(super) async fn uplink(&self) -> Result<(u32, Vec<IpAddr>), net::NetError> {
+    /// How this node is reached, as it was seen last: nobody has to ask the kernel for every pod, since it tells of what
+    /// changes, and then it is asked again.
+    pub(super) async fn here(&self) -> Result<Here, net::NetError> {
+        let seen = lock(&self.seen).clone();
+        if let Some(here) = seen {
+            return Ok(here);
+        }
         let node_ips = self.ready.borrow().node_ips.clone();
-        let found = uplink::find(&self.rtnl, &node_ips).await?;
-        Ok(found.map_or((uplink::DEFAULT_MTU, vec![]), |uplink| (uplink.mtu, uplink.node_ips)))
+        self.look_around(&node_ips).await
+    }
+
+    /// Asks the kernel how the node with these addresses is reached.
+    pub(super) async fn look_around(&self, node_ips: &[IpAddr]) -> Result<Here, net::NetError> {
+        let uplink = uplink::find(&self.rtnl, node_ips).await?;
+        let here = Here {
+            mtu: uplink.as_ref().map_or(uplink::DEFAULT_MTU, |uplink| uplink.mtu),
+            local_ips: uplink.map(|uplink| uplink.node_ips).unwrap_or_default(),
+            node_ips: node_ips.to_vec(),
+        };
+        *lock(&self.seen) = Some(here.clone());
+        Ok(here)
     }
 
     /// Takes over what an earlier agent left: the union of what was recorded and what is in the kernel, so that

@@ -48,8 +48,8 @@ impl Node {
         let netns = request.netns.clone().unwrap_or_default();
         self.wait_until_ready().await?;
         let _turn = self.turn(&id).await;
-        let (uplink_mtu, node_ips) = self
-            .uplink()
+        let here = self
+            .here()
             .await
             .map_err(|error| failed("cannot find the uplink", &error))?;
         let (mac, host_mac) = name::macs(&id.container_id, &id.ifname);
@@ -61,8 +61,8 @@ impl Node {
             mac,
             host_mac,
             ips: vec![],
-            mtu: request.mtu.unwrap_or(uplink_mtu),
-            node_ips,
+            mtu: request.mtu.unwrap_or(here.mtu),
+            node_ips: here.local_ips,
             limits: request.runtime.bandwidth.unwrap_or_default(),
         };
         self.refuse_twice(&id, &link).await?;
@@ -139,7 +139,7 @@ impl Node {
         uid: Option<String>,
         link: &PodLink,
     ) -> Result<(), CniError> {
-        let index = pod::set_up(link).await.map_err(not_connected)?;
+        let connected = pod::connect(link).await.map_err(not_connected)?;
         let attachment = Attachment {
             id: id.clone(),
             pod: pod_of(request),
@@ -148,7 +148,7 @@ impl Node {
             host_ports: request.runtime.port_mappings.clone(),
             created: now(),
         };
-        self.hook(link, index).await.map_err(|error| {
+        self.hook(link, connected.index).await.map_err(|error| {
             CniError::new(
                 code::SETUP,
                 "cannot put the pod into the datapath",
@@ -156,6 +156,7 @@ impl Node {
             )
         })?;
         self.publish(id, &attachment.host_ports, link).await?;
+        connected.ready().await.map_err(not_connected)?;
         self.store
             .save(&attachment)
             .map_err(|error| CniError::new(code::IO, "cannot record the pod's attachment", format!("{error:#}")))?;

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use weft_dataplane::net::masquerade::Written;
 use weft_dataplane::net::tunnel::{self, Encapsulation, Here};
 use weft_dataplane::net::{NetError, masquerade, pod, routes, uplink};
-use weft_model::compile::{self, RouteTable, Routing, Underlay};
+use weft_model::compile::{self, Masquerade, RouteTable, Routing, Underlay};
 use weft_model::desired::Step;
 use weft_model::{State, compile::NextHop};
 
@@ -40,8 +40,10 @@ pub(super) struct Routes {
     node: Arc<Node>,
     table: RouteTable,
     here: Here,
-    /// What the kernel masquerades, once that has been written.
-    masquerade: Option<Written>,
+    /// What the kernel is to masquerade, by the nodes as they are known.
+    masquerade: Arc<Masquerade>,
+    /// What it does masquerade, once that has been written.
+    written: Option<Written>,
 }
 
 impl Routes {
@@ -50,7 +52,8 @@ impl Routes {
             node,
             table: RouteTable::default(),
             here: Here::default(),
-            masquerade: None,
+            masquerade: Arc::default(),
+            written: None,
         }
     }
 
@@ -67,7 +70,8 @@ impl Routes {
             return;
         }
         self.apply(steps).await;
-        self.masquerade(state).await;
+        self.compile_masquerade(state);
+        self.masquerade().await;
         self.note(state);
     }
 
@@ -76,7 +80,8 @@ impl Routes {
         if let Err(error) = self.look_at_kernel(state).await {
             warn!("cannot compare routes with the kernel's: {error}");
         }
-        self.masquerade(state).await;
+        self.compile_masquerade(state);
+        self.masquerade().await;
         self.note(state);
     }
 
@@ -84,19 +89,17 @@ impl Routes {
         let rtnl = &self.node.rtnl;
         let node_ips = state.node(&self.node.name).map(|node| node.internal_ips.clone());
         let node_ips = node_ips.unwrap_or_default();
-        let uplink = uplink::find(rtnl, &node_ips).await?;
-        let here = Here {
-            mtu: uplink.as_ref().map_or(uplink::DEFAULT_MTU, |uplink| uplink.mtu),
-            local_ips: uplink.map(|uplink| uplink.node_ips).unwrap_or_default(),
-            node_ips,
-        };
+        let here = self.node.look_around(&node_ips).await?;
         if self.here.local_ips.iter().any(|ip| !here.local_ips.contains(ip)) {
             self.node.moved.notify_one();
         }
         self.here = here;
+        // In this order: what a pod that is attached meanwhile has is not looked for.
+        let pods: Vec<_> = self.node.attachments().values().map(|pod| pod.link.clone()).collect();
+        let routes = rtnl.routes().await?;
         let underlay = Underlay {
             routing: self.node.settings.routing,
-            networks: uplink::networks(rtnl).await?,
+            networks: uplink::networks(&routes),
         };
         self.table.set_underlay(state, underlay);
         let config = &self.node.settings.tunnel;
@@ -105,8 +108,7 @@ impl Routes {
             info!(steps, failed = failed.len(), "routes put right");
         }
         self.failed(failed, true);
-        let pods: Vec<_> = self.node.attachments().values().map(|pod| pod.link.clone()).collect();
-        for pod in pod::restore(rtnl, pods, &self.here.local_ips).await? {
+        for pod in pod::restore(&routes, pods, &self.here.local_ips).await? {
             info!(%pod, "a pod's route put right");
         }
         Ok(())
@@ -136,13 +138,17 @@ impl Routes {
         }
     }
 
+    /// From every node, and so only where one has changed.
+    fn compile_masquerade(&mut self, state: &State) {
+        self.masquerade = Arc::new(compile::masquerade(state, &self.node.settings.excluded));
+    }
+
     /// Writes what is masqueraded, where it or the kernel's rules have changed.
-    pub(super) async fn masquerade(&mut self, state: &State) {
-        let wanted = compile::masquerade(state, &self.node.settings.excluded);
-        let written = self.masquerade.take();
+    pub(super) async fn masquerade(&mut self) {
+        let (wanted, written) = (self.masquerade.clone(), self.written.take());
         let error = match tokio::task::spawn_blocking(move || masquerade::ensure(&wanted, written)).await {
             Ok(Ok(written)) => {
-                self.masquerade = Some(written);
+                self.written = Some(written);
                 None
             }
             Ok(Err(error)) => Some(error.to_string()),

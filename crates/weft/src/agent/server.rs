@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{debug, warn};
+use weft_dataplane::aside;
 use weft_model::cni::{CniError, Request, Response, code};
 
 use super::node::Node;
@@ -47,11 +48,11 @@ pub(super) async fn run(node: Arc<Node>, socket: UnixListener) {
         match socket.accept().await {
             Ok((stream, _)) => {
                 let node = node.clone();
-                tokio::spawn(async move {
+                tokio::spawn(aside::on_own_thread(async move {
                     if let Err(error) = answer(&node, stream).await {
                         debug!("a CNI request broke off: {error:#}");
                     }
-                });
+                }));
             }
             Err(error) => {
                 warn!("cannot accept CNI requests: {error}; trying again");
