@@ -17,7 +17,6 @@ pub mod ip_pool;
 pub mod lease;
 pub mod node_addresses;
 pub mod node_network;
-pub mod service_network;
 mod watch;
 
 pub use client::Client;

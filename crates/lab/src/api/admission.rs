@@ -19,6 +19,8 @@ use super::store::View;
 use crate::families::Families;
 use services::Services;
 
+pub(super) use services::ranges as service_ranges;
+
 /// Which kind of write is being admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {

@@ -7,6 +7,8 @@ use super::accept::Accept;
 use super::call::{Call, Target};
 use super::query::Query;
 use super::status::Status;
+use super::strategy::Part;
+use super::{admission, meta};
 
 const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
 
@@ -42,7 +44,31 @@ impl ApiServer {
             "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
             "ports": ports,
         });
-        self.ensure("discovery.k8s.io", "v1", "endpointslices", Some("default"), slice)
+        self.ensure("discovery.k8s.io", "v1", "endpointslices", Some("default"), slice)?;
+        self.service_cidr()
+    }
+
+    /// The network of Services, and that it is in use: nobody but the server itself can say so.
+    fn service_cidr(&self) -> Result<(), Status> {
+        let object = json!({
+            "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": admission::service_ranges(self.config.families)},
+        });
+        self.ensure("networking.k8s.io", "v1", "servicecidrs", None, object)?;
+        let mut call = self.own_call("networking.k8s.io", "v1", "servicecidrs", None)?;
+        call.target.name = Some("kubernetes".to_owned());
+        let ready = json!({
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": meta::now(),
+            "message": "Kubernetes default Service CIDR is ready",
+        });
+        self.modify(&call, Part::Status, |old| {
+            let mut new = old.clone();
+            if new["status"]["conditions"].is_null() {
+                new["status"] = json!({"conditions": [ready]});
+            }
+            Ok(new)
+        })?;
+        Ok(())
     }
 
     fn ensure(
@@ -53,6 +79,15 @@ impl ApiServer {
         namespace: Option<&str>,
         object: Value,
     ) -> Result<(), Status> {
+        let call = self.own_call(group, version, plural, namespace)?;
+        match self.create(&call, object) {
+            Err(status) if status.reason != "AlreadyExists" => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// A request of the server to itself, about the resource as a whole.
+    fn own_call(&self, group: &str, version: &str, plural: &str, namespace: Option<&str>) -> Result<Call, Status> {
         let registry = self.registry();
         let resource = registry
             .find(group, version, plural)
@@ -65,17 +100,12 @@ impl ApiServer {
             subresource: String::new(),
             rest: String::new(),
         };
-        let manager = "kube-apiserver".to_owned();
-        let call = Call {
+        Ok(Call {
             target,
             query: Query::default(),
             accept: Accept::JSON,
-            manager,
+            manager: "kube-apiserver".to_owned(),
             applying: false,
-        };
-        match self.create(&call, object) {
-            Err(status) if status.reason != "AlreadyExists" => Err(status),
-            _ => Ok(()),
-        }
+        })
     }
 }

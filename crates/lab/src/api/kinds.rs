@@ -157,6 +157,9 @@ const BUILT_IN: &[Row] = &[
     row("networking.k8s.io", "Ingress", "ingresses", &["ing"]).status(),
     row("networking.k8s.io", "IngressClass", "ingressclasses", &[]).cluster(),
     row("networking.k8s.io", "NetworkPolicy", "networkpolicies", &["netpol"]),
+    row("networking.k8s.io", "ServiceCIDR", "servicecidrs", &[])
+        .cluster()
+        .status(),
 ];
 
 /// The kinds that are always served.

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::time::DelayQueue;
 use tracing::{info, warn};
-use weft_cluster::{Client, Kind, ip_pool, node_addresses, service_network};
+use weft_cluster::{Client, Kind, ip_pool, node_addresses};
 use weft_model::Change;
 use weft_model::ipam::{Foreign, Grant, IpPool, Ledger, NodeAddresses};
 
@@ -24,8 +24,6 @@ const AT_ONCE: usize = 32;
 const NUMBERS: Duration = Duration::from_secs(5);
 /// How long the object of a node that is not known stays: the watch of nodes may be behind.
 const ORPHAN: Duration = Duration::from_secs(5);
-/// How often the networks of Services are asked for.
-const LOOK: Duration = Duration::from_secs(30);
 /// The pause after a failure doubles from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -48,18 +46,22 @@ enum Done {
     Node(Grant, Result<Option<NodeAddresses>, weft_cluster::Error>),
     Pool(String, Result<Option<IpPool>, weft_cluster::Error>),
     Orphan(String, Result<bool, weft_cluster::Error>),
-    Services(Result<Vec<(String, Vec<IpNet>)>, weft_cluster::Error>),
 }
 
 /// Works until told to stop; what is under way then is finished.
 pub(super) async fn run(client: Client, service_cidrs: Vec<IpNet>, mut stop: watch::Receiver<bool>) {
     let mut changes = weft_cluster::watch(
         &client,
-        &[Kind::Nodes, Kind::Services, Kind::Pools, Kind::NodeAddresses],
+        &[
+            Kind::Nodes,
+            Kind::Services,
+            Kind::ServiceCidrs,
+            Kind::Pools,
+            Kind::NodeAddresses,
+        ],
     );
     let mut desk = Desk::new(client, &service_cidrs);
     let mut batch = Vec::with_capacity(BATCH);
-    let mut look = tokio::time::interval(LOOK);
     while !*stop.borrow() {
         tokio::select! {
             count = changes.recv_many(&mut batch, BATCH) => {
@@ -74,7 +76,6 @@ pub(super) async fn run(client: Client, service_cidrs: Vec<IpNet>, mut stop: wat
             },
             Some(due) = desk.later.next() => desk.due(due.into_inner()),
             event = desk.providers.next() => desk.providers.take_in(&mut desk.ledger, event),
-            _ = look.tick() => desk.look_at_services(Duration::ZERO),
             _ = stop.changed() => {}
         }
         desk.work();
@@ -87,8 +88,6 @@ struct Desk {
     ledger: Ledger,
     /// Every kind has been listed.
     synced: bool,
-    /// The networks of Services have been listed.
-    services_known: bool,
     nodes: BTreeSet<String>,
     pools: Vec<String>,
     /// What is being written, or rests after a failure.
@@ -99,8 +98,6 @@ struct Desk {
     /// When a pool's status was written last.
     written: HashMap<String, Instant>,
     providers: Providers,
-    /// ServiceCIDRs that are known.
-    services: HashSet<String>,
 }
 
 impl Desk {
@@ -114,7 +111,6 @@ impl Desk {
             client,
             ledger,
             synced: false,
-            services_known: false,
             nodes: BTreeSet::new(),
             pools: vec![],
             busy: HashSet::new(),
@@ -123,7 +119,6 @@ impl Desk {
             failures: HashMap::new(),
             written: HashMap::new(),
             providers: Providers::default(),
-            services: HashSet::new(),
         }
     }
 
@@ -150,22 +145,21 @@ impl Desk {
                 self.ledger.set_foreign(of, addresses.collect());
             }
             Change::ServiceGone(key) => self.ledger.set_foreign(format!("Service {key}"), vec![]),
+            Change::ServiceCidr(object) => {
+                let of = format!("ServiceCIDR {}", object.name);
+                let network = foreign(&format!("the network of {of}"));
+                let networks = object.cidrs.iter().map(|cidr| (cidr.trunc(), network.clone()));
+                self.ledger.set_foreign(of, networks.collect());
+            }
+            Change::ServiceCidrGone(name) => self.ledger.set_foreign(format!("ServiceCIDR {name}"), vec![]),
             Change::Synced => self.synced = true,
             _ => {}
         }
     }
 
-    fn look_at_services(&mut self, pause: Duration) {
-        let client = self.client.clone();
-        self.under_way.spawn(async move {
-            tokio::time::sleep(pause).await;
-            Done::Services(service_network::list(&client).await)
-        });
-    }
-
     /// Begins what there is to do, as far as there is room.
     fn work(&mut self) {
-        if !self.synced || !self.services_known {
+        if !self.synced {
             return;
         }
         for name in self.ledger.take_dirty_pools() {
@@ -265,13 +259,6 @@ impl Desk {
                     self.later.insert(Key::Orphan(name), ORPHAN);
                 }
             },
-            Done::Services(Ok(found)) => self.set_services(found),
-            Done::Services(Err(error)) => {
-                warn!("{error}; trying again");
-                if !self.services_known {
-                    self.look_at_services(FIRST_PAUSE);
-                }
-            }
         }
     }
 
@@ -331,20 +318,6 @@ impl Desk {
                 });
             }
         }
-    }
-
-    fn set_services(&mut self, found: Vec<(String, Vec<IpNet>)>) {
-        self.services_known = true;
-        let names: HashSet<String> = found.iter().map(|(name, _)| name.clone()).collect();
-        for gone in self.services.difference(&names) {
-            self.ledger.set_foreign(format!("ServiceCIDR {gone}"), vec![]);
-        }
-        for (name, networks) in found {
-            let of = foreign(&format!("the network of ServiceCIDR {name}"));
-            let networks = networks.iter().map(|net| (net.trunc(), of.clone())).collect();
-            self.ledger.set_foreign(format!("ServiceCIDR {name}"), networks);
-        }
-        self.services = names;
     }
 }
 

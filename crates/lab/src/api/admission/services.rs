@@ -18,6 +18,9 @@ const V4: [u8; 4] = [10, 96, 0, 0];
 const V6: [u16; 8] = [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0];
 /// Addresses in each family's range.
 const SIZE: u32 = 1 << 16;
+/// The two ranges, as people write them.
+const RANGE_V4: &str = "10.96.0.0/16";
+const RANGE_V6: &str = "fd00:10:96::/112";
 
 /// Well-known addresses, by their last part, and the only service that may have them.
 const RESERVED: [(u32, &str, &str); 2] = [(1, "default", "kubernetes"), (10, "kube-system", "kube-dns")];
@@ -27,6 +30,11 @@ const RESERVED: [(u32, &str, &str); 2] = [(1, "default", "kubernetes"), (10, "ku
 pub(super) struct Services {
     families: Cluster,
     pools: Mutex<Option<Pools>>,
+}
+
+/// The ranges of a cluster with these families.
+pub(in crate::api) fn ranges(families: Cluster) -> Vec<&'static str> {
+    families.pick(RANGE_V4, RANGE_V6)
 }
 
 #[derive(Debug)]
@@ -277,7 +285,7 @@ impl Pools {
                 continue;
             };
             let Some(n) = number(address).filter(|n| *n != 0 && (*n != SIZE - 1 || !is_v4)) else {
-                let range = if is_v4 { "10.96.0.0/16" } else { "fd00:10:96::/112" };
+                let range = if is_v4 { RANGE_V4 } else { RANGE_V6 };
                 let why =
                     format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}");
                 return refuse(&address, why);

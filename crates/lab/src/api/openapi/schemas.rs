@@ -84,6 +84,7 @@ fn generate() -> Map<String, Value> {
         add::<networking::v1::Ingress>,
         add::<networking::v1::IngressClass>,
         add::<networking::v1::NetworkPolicy>,
+        add::<networking::v1::ServiceCIDR>,
         add::<apiextensions::v1::CustomResourceDefinition>,
         add::<meta::v1::DeleteOptions>,
         add::<meta::v1::ListMeta>,

@@ -66,6 +66,7 @@ fn table(kind: &str) -> &'static Table {
         "Ingress" => &network::INGRESS,
         "IngressClass" => &network::INGRESS_CLASS,
         "NetworkPolicy" => &network::NETWORK_POLICY,
+        "ServiceCIDR" => &network::SERVICE_CIDR,
         "Node" => &cluster::NODE,
         "Namespace" => &cluster::NAMESPACE,
         "Event" => &cluster::EVENT,

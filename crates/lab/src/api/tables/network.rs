@@ -1,4 +1,5 @@
-//! Tables of the network's kinds: Service, Endpoints, EndpointSlice, Ingress, IngressClass and NetworkPolicy.
+//! Tables of the network's kinds: Service, Endpoints, EndpointSlice, Ingress, IngressClass, NetworkPolicy and
+//! ServiceCIDR.
 
 use serde_json::Value;
 
@@ -182,6 +183,24 @@ pub(super) const NETWORK_POLICY: Table = Table {
             selector(object, "spec.podSelector").into(),
             age(object, now).into(),
         ]
+    },
+};
+
+/// The table of ServiceCIDRs.
+pub(super) const SERVICE_CIDR: Table = Table {
+    columns: &[
+        NAME,
+        Column(
+            "CIDRs",
+            "string",
+            0,
+            "The networks that Services have their addresses from.",
+        ),
+        AGE,
+    ],
+    cells: |object, now| {
+        let cidrs: Vec<&str> = list(object, "spec.cidrs").iter().filter_map(Value::as_str).collect();
+        vec![name(object), cidrs.join(",").into(), age(object, now).into()]
     },
 };
 

@@ -231,6 +231,13 @@ fn the_small_kinds() {
     );
     assert_eq!(
         row(
+            "ServiceCIDR",
+            json!({"spec": {"cidrs": ["10.96.0.0/16", "fd00:10:96::/112"]}})
+        ),
+        "x|10.96.0.0/16,fd00:10:96::/112|90s"
+    );
+    assert_eq!(
+        row(
             "Ingress",
             json!({"spec": {"ingressClassName": "weft", "tls": [{}], "rules": [{"host": "a.example"}]}})
         ),

@@ -306,3 +306,17 @@ async fn a_watch_replayed_is_the_list() {
         .map(|item| (item["metadata"]["name"].as_str().unwrap().to_owned(), item.clone()));
     assert_eq!(known, listed.collect(), "seed {seed}");
 }
+
+#[tokio::test]
+async fn the_network_of_services_is_told_as_a_real_server_tells_it() {
+    let api = Fixture::new();
+    let path = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes";
+    let (code, object) = api.get(path).await;
+    assert_eq!(code, 200);
+    assert_eq!(object["spec"]["cidrs"], json!(["10.96.0.0/16", "fd00:10:96::/112"]));
+    let ready = &object["status"]["conditions"][0];
+    assert_eq!((&ready["type"], &ready["status"]), (&json!("Ready"), &json!("True")));
+    // A server that starts again leaves it as it is.
+    api.server.bootstrap().unwrap();
+    assert_eq!(api.get(path).await.1["metadata"], object["metadata"]);
+}

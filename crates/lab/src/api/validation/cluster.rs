@@ -1,6 +1,8 @@
-//! Rules of Nodes, Leases and Events.
+//! Rules of Nodes, ServiceCIDRs, Leases and Events.
 
 use std::collections::HashSet;
+
+use ipnet::IpNet;
 
 use super::field::{Errors, Field};
 use super::names;
@@ -52,6 +54,41 @@ fn taints(errors: &mut Errors, taints: &Field<'_>) {
         }
         if !seen.insert((key.text(), effect.text())) {
             taint.duplicate(errors);
+        }
+    }
+}
+
+/// Checks a ServiceCIDR.
+pub(super) fn validate_service_cidr(errors: &mut Errors, object: &Field<'_>, old: Option<&Field<'_>>) {
+    let cidrs = object.at("spec.cidrs");
+    if let Some(old) = old {
+        let before = old.at("spec.cidrs");
+        // A cluster may become dual stack: one of the other family is added behind.
+        let grown = before.items().len() == 1
+            && cidrs.items().first().map(Field::text) == before.items().first().map(Field::text);
+        if !grown {
+            cidrs.immutable(errors, before.value);
+        }
+    }
+    let all = cidrs.items();
+    if all.is_empty() {
+        cidrs.required(errors, "at least one CIDR required");
+    }
+    if all.len() > 2 {
+        cidrs.invalid(errors, "may only hold up to 2 values");
+    }
+    let mut families = HashSet::new();
+    for cidr in &all {
+        match cidr.text().parse::<IpNet>() {
+            Err(_) => cidr.invalid_if(errors, names::cidr(cidr.text())),
+            Ok(net) if net != net.trunc() => cidr.invalid(errors, "must not have bits set beyond the prefix length"),
+            Ok(net) if !families.insert(net.addr().is_ipv4()) => {
+                cidr.invalid(
+                    errors,
+                    "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+                );
+            }
+            Ok(_) => {}
         }
     }
 }

@@ -76,6 +76,7 @@ fn kind(errors: &mut field::Errors, kind: &str, new: &Field<'_>, old: Option<&Fi
         "NetworkPolicy" => policy::validate,
         "Ingress" => ingress::validate,
         "IngressClass" => ingress::validate_class,
+        "ServiceCIDR" => cluster::validate_service_cidr,
         "ConfigMap" => config::validate_config_map,
         "Secret" => config::validate_secret,
         "Node" => cluster::validate_node,

@@ -458,3 +458,38 @@ fn definitions() {
         ]
     );
 }
+
+#[test]
+fn service_cidrs() {
+    let cidrs = |cidrs: Value| create("ServiceCIDR", json!({"spec": {"cidrs": cidrs}}));
+    assert_eq!(cidrs(json!(["10.96.0.0/16", "fd00:10:96::/112"])), Vec::<String>::new());
+    for (given, said) in [
+        (json!([]), "spec.cidrs: Required value: at least one CIDR required"),
+        (
+            json!(["10.96.0.7/16"]),
+            "spec.cidrs[0]: Invalid value: \"10.96.0.7/16\": must not have bits set beyond the prefix length",
+        ),
+        (
+            json!(["10.96.0.0/16", "10.97.0.0/16"]),
+            "spec.cidrs[1]: Invalid value: \"10.97.0.0/16\": may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+        ),
+        (
+            json!(["ten"]),
+            "spec.cidrs[0]: Invalid value: \"ten\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ),
+    ] {
+        assert_eq!(cidrs(given), [said]);
+    }
+    let changed = |cidrs: Value| {
+        let old = json!({"spec": {"cidrs": ["10.96.0.0/16"]}});
+        update("ServiceCIDR", old, |object| object["spec"]["cidrs"] = cidrs)
+    };
+    assert_eq!(
+        changed(json!(["10.96.0.0/16", "fd00:10:96::/112"])),
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        changed(json!(["10.97.0.0/16"])),
+        ["spec.cidrs: Invalid value: [\"10.97.0.0/16\"]: field is immutable"]
+    );
+}
