@@ -61,9 +61,6 @@ pub(crate) fn service(name: &str, address: &str) -> Service {
 pub(crate) fn node(name: &str) -> Node {
     Node {
         name: name.into(),
-        internal_ips: vec![],
-        pod_cidrs: vec![],
-        zone: None,
-        labels: Default::default(),
+        ..Node::default()
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Resolver for names outside the cluster, instead of those in resolv.conf.
     #[arg(long, value_name = "IP[:PORT]", value_parser = upstream)]
     upstream: Vec<SocketAddr>,
-    /// Address range of Services, in which an unknown address has no name.
+    /// Address range of Services, in which an unknown address has no name; where the API server has no ServiceCIDRs.
     #[arg(long, value_name = "CIDR")]
     service_cidr: Vec<IpNet>,
     /// The Service that clients ask.
@@ -41,6 +41,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP:PORT")]
     health: Option<SocketAddr>,
 }
+
+/// What names are made from, and what tells which addresses are the cluster's.
+const KINDS: [Kind; 5] = [
+    Kind::Services,
+    Kind::EndpointSlices,
+    Kind::Nodes,
+    Kind::ServiceCidrs,
+    Kind::Pools,
+];
 
 /// The port of /health and /ready.
 const HEALTH_PORT: u16 = 8181;
@@ -72,7 +81,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     };
     tracing::info!(node = args.node_name, domain = config.domain, upstreams = ?config.upstreams, "starting");
     let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
-    let changes = weft_cluster::watch(&client, &[Kind::Services, Kind::EndpointSlices, Kind::Nodes]);
+    let changes = weft_cluster::watch(&client, &KINDS);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = weft_dns::run(config, changes) => ended?,

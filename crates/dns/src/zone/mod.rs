@@ -17,11 +17,12 @@ use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
+use weft_model::ipam::IpPool;
 use weft_model::{Change, EndpointSlice, ObjectKey};
 
 pub use answer::{Answer, Lookup};
 use entry::{Entry, Moved, Slice, Spec};
-use reverse::{Owner, Reverse};
+use reverse::{Owner, RangeOf, Reverse};
 
 use crate::Error;
 
@@ -48,7 +49,7 @@ pub struct Zone {
 
 impl Zone {
     /// An empty zone for a cluster domain. `server` is the Service that clients ask; `ranges` are the address
-    /// ranges known to be the cluster's own (pod ranges of nodes add to them).
+    /// ranges known to be the cluster's own (those of nodes, pools and ServiceCIDRs add to them).
     pub fn new(domain: &str, server: ObjectKey, ranges: Vec<IpNet>) -> Result<Self, Error> {
         let refused = |reason: String| Error::Domain {
             domain: domain.into(),
@@ -80,16 +81,20 @@ impl Zone {
             Change::ServiceGone(key) => self.set_service(key, None),
             Change::EndpointSlice(slice) => self.set_slice(&slice.key, Some(slice)),
             Change::EndpointSliceGone(key) => self.set_slice(key, None),
-            Change::Node(node) => self.reverse.set_node(&node.name, &node.pod_cidrs),
-            Change::NodeGone(name) => self.reverse.set_node(name, &[]),
+            Change::Node(node) => self
+                .reverse
+                .set_ranges(RangeOf::Node, &node.name, node.pod_cidrs.clone()),
+            Change::NodeGone(name) => self.reverse.set_ranges(RangeOf::Node, name, vec![]),
+            Change::Pool(pool) => self.reverse.set_ranges(RangeOf::Pool, &pool.name, networks(pool)),
+            Change::PoolGone(name) => self.reverse.set_ranges(RangeOf::Pool, name, vec![]),
+            Change::ServiceCidr(found) => self
+                .reverse
+                .set_ranges(RangeOf::Services, &found.name, found.cidrs.clone()),
+            Change::ServiceCidrGone(name) => self.reverse.set_ranges(RangeOf::Services, name, vec![]),
             Change::Pod(_)
             | Change::PodGone(_)
-            | Change::Pool(_)
-            | Change::PoolGone(_)
             | Change::NodeAddresses(_)
             | Change::NodeAddressesGone(_)
-            | Change::ServiceCidr(_)
-            | Change::ServiceCidrGone(_)
             | Change::PodMeta(_)
             | Change::PodMetaGone(_)
             | Change::Namespace(_)
@@ -187,4 +192,13 @@ impl Zone {
     fn is_empty(&self) -> bool {
         self.namespaces.is_empty() && self.owners.is_empty() && self.reverse.is_empty()
     }
+}
+
+/// The networks of a pool in which every address is a pod's or nobody's. Those of a provider's pool hold other machines
+/// too, whose names others know.
+fn networks(pool: &IpPool) -> Vec<IpNet> {
+    let own = pool.status.in_force.iter().filter(|spec| spec.provider.is_none());
+    own.flat_map(|spec| &spec.cidrs)
+        .filter_map(|cidr| cidr.parse().ok())
+        .collect()
 }

@@ -27,13 +27,21 @@ pub(super) enum Asked<'a> {
     Nobody,
 }
 
+/// Whose a range of the cluster's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RangeOf {
+    Node,
+    Pool,
+    Services,
+}
+
 /// Addresses and their owners.
 #[derive(Debug, Default)]
 pub(super) struct Reverse {
     /// The same owner is listed as often as it was added.
     owners: HashMap<IpAddr, Vec<Owner>>,
     fixed: Vec<IpNet>,
-    nodes: BTreeMap<Box<str>, Vec<IpNet>>,
+    told: BTreeMap<(RangeOf, Box<str>), Vec<IpNet>>,
 }
 
 impl Reverse {
@@ -62,11 +70,12 @@ impl Reverse {
         }
     }
 
-    pub(super) fn set_node(&mut self, node: &str, ranges: &[IpNet]) {
-        if ranges.is_empty() {
-            self.nodes.remove(node);
-        } else {
-            self.nodes.insert(node.into(), ranges.to_vec());
+    /// Sets the ranges that an object of this name stands for; none where it has gone.
+    pub(super) fn set_ranges(&mut self, of: RangeOf, name: &str, ranges: Vec<IpNet>) {
+        let key = (of, name.into());
+        match ranges.is_empty() {
+            true => drop(self.told.remove(&key)),
+            false => drop(self.told.insert(key, ranges)),
         }
     }
 
@@ -98,7 +107,7 @@ impl Reverse {
     }
 
     fn ranges(&self) -> impl Iterator<Item = &IpNet> {
-        self.fixed.iter().chain(self.nodes.values().flatten())
+        self.fixed.iter().chain(self.told.values().flatten())
     }
 
     #[cfg(test)]

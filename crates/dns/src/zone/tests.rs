@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use proptest::prelude::*;
+use weft_model::ipam::IpPool;
+use weft_model::ipam::spec::{PoolSpec, PoolStatus, Provider};
+use weft_model::service::ServiceCidr;
 use weft_model::{
     Change, Endpoint, EndpointPort, EndpointSlice, Node, ObjectKey, Protocol, Service, ServicePort, ServiceType,
 };
@@ -112,10 +115,8 @@ fn zone() -> Zone {
         Change::Service(external("address", "192.0.2.1")),
         Change::Node(Node {
             name: "n".into(),
-            internal_ips: Vec::new(),
             pod_cidrs: vec!["10.244.0.0/23".parse().unwrap()],
-            zone: None,
-            labels: Default::default(),
+            ..Node::default()
         }),
         Change::Synced,
     ];
@@ -294,6 +295,56 @@ fn addresses_point_back() {
     assert_eq!(pointer("5678:abcd::1"), name("db-0.db"));
     assert_eq!(pointer("10.244.0.9"), (NX, NOTHING), "not ready, but in a node's range");
     assert_eq!(pointer("10.96.200.1"), (NX, NOTHING), "in the service range");
+}
+
+#[test]
+fn an_unknown_address_of_a_pool_or_of_the_services_is_nobodys() {
+    let mut zone = zone();
+    let pool = |name: &str, cidr: &str, provider: Option<Provider>| {
+        let spec = PoolSpec {
+            cidrs: vec![cidr.into()],
+            provider,
+            ..PoolSpec::default()
+        };
+        let status = PoolStatus {
+            in_force: Some(spec),
+            ..PoolStatus::default()
+        };
+        Change::Pool(Box::new(IpPool {
+            name: name.into(),
+            status,
+            ..IpPool::default()
+        }))
+    };
+    let services = ServiceCidr {
+        name: "more".into(),
+        cidrs: vec!["10.97.0.0/16".parse().unwrap()],
+    };
+    let added = endpoint("10.61.0.5", None);
+    for change in [
+        pool("blue", "10.61.0.0/24", None),
+        pool("cloud", "172.31.0.0/16", Some(Provider::default())),
+        Change::ServiceCidr(services),
+        Change::EndpointSlice(slice("web-1", "web", vec![added])),
+    ] {
+        zone.apply(&change);
+    }
+    let code = |zone: &Zone, address: &str| {
+        let name = Name::from(ip(address)).to_ascii();
+        find(zone, &name, RecordType::PTR).map(|answer| answer.code)
+    };
+    assert_eq!(code(&zone, "10.61.0.5"), Some(OK), "a pod's address out of a pool");
+    assert_eq!(code(&zone, "10.61.0.6"), Some(NX));
+    assert_eq!(code(&zone, "10.97.0.6"), Some(NX));
+    assert_eq!(
+        code(&zone, "172.31.0.6"),
+        None,
+        "another machine of the provider's may have it"
+    );
+    zone.apply(&Change::PoolGone("blue".into()));
+    zone.apply(&Change::ServiceCidrGone("more".into()));
+    assert_eq!(code(&zone, "10.61.0.6"), None);
+    assert_eq!(code(&zone, "10.97.0.6"), None);
 }
 
 #[test]
