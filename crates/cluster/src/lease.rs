@@ -4,6 +4,9 @@
 //! A leader that cannot renew for [`RENEW_DEADLINE`] stops by itself; others wait until they have seen no renewal
 //! for [`DURATION`], by their own clock. What lies between is longer than any write of a leader takes, on the server
 //! too ([`WRITE_LIMIT`](crate::custom::WRITE_LIMIT)), so that none of the old leader's lands after the new one began.
+//!
+//! A leader that is known to have ended is waited for only as long as what it sent may still be under way
+//! ([`SETTLE`]).
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,9 @@ use crate::error::Error;
 
 /// How long others wait for a leader that is silent.
 pub const DURATION: Duration = Duration::from_secs(15);
+/// How long others wait for a leader of which they know that it has ended: longer than a write that it sent last
+/// can take.
+pub const SETTLE: Duration = Duration::from_secs(5);
 /// How long a leader goes on without having renewed.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// How often it renews, and others look.
@@ -32,19 +38,31 @@ pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
+    has_ended: Box<dyn Fn(&str) -> bool + Send>,
     /// What the Lease said last, and since when it says that.
     seen: Option<(LeaseSpec, Instant)>,
+    /// Whether this process has held the Lease: before that, whoever holds it under this identity is an earlier one.
+    held: bool,
 }
 
 impl Election {
-    /// A candidate for a Lease. Two processes must not have the same identity.
-    pub fn new(client: &Client, namespace: &str, name: &str, identity: &str) -> Self {
+    /// A candidate for a Lease. No two processes may have the same identity at a time; one after the other may.
+    /// `has_ended` is true of a holder of which this process knows for certain that it runs no more.
+    pub fn new(
+        client: &Client,
+        namespace: &str,
+        name: &str,
+        identity: &str,
+        has_ended: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Self {
         Self {
             client: client.clone(),
             api: Api::namespaced(client.kube.clone(), namespace),
             name: name.to_owned(),
             identity: identity.to_owned(),
+            has_ended: Box::new(has_ended),
             seen: None,
+            held: false,
         }
     }
 
@@ -54,6 +72,7 @@ impl Election {
         loop {
             match tokio::time::timeout(RENEW_DEADLINE, self.try_once()).await {
                 Ok(Ok(true)) => {
+                    self.held = true;
                     info!(lease = self.name, identity = self.identity, "leading");
                     return;
                 }
@@ -122,9 +141,18 @@ impl Election {
             self.seen = Some((spec.clone(), Instant::now()));
         }
         let silent = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-        match next(&spec, silent, &self.identity, Timestamp::now()) {
+        match next(&spec, self.standing(&spec), silent, &self.identity, Timestamp::now()) {
             Some(spec) => self.write(lease.metadata, spec).await,
             None => Ok(false),
+        }
+    }
+
+    fn standing(&self, spec: &LeaseSpec) -> Holder {
+        match holder(spec) {
+            "" => Holder::Nobody,
+            holder if holder == self.identity && self.held => Holder::Me,
+            holder if holder == self.identity || (self.has_ended)(holder) => Holder::Ended,
+            _ => Holder::Another,
         }
     }
 
@@ -134,7 +162,13 @@ impl Election {
                 name: Some(self.name.clone()),
                 ..ObjectMeta::default()
             },
-            spec: next(&LeaseSpec::default(), Duration::ZERO, &self.identity, Timestamp::now()),
+            spec: next(
+                &LeaseSpec::default(),
+                Holder::Nobody,
+                Duration::ZERO,
+                &self.identity,
+                Timestamp::now(),
+            ),
         };
         match self.api.create(&PostParams::default(), &lease).await {
             Ok(_) => Ok(true),
@@ -168,19 +202,30 @@ fn holder(spec: &LeaseSpec) -> &str {
     spec.holder_identity.as_deref().unwrap_or_default()
 }
 
+/// Who holds a Lease, as one candidate sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// It has been released, or never held.
+    Nobody,
+    Me,
+    /// Somebody who runs no more, but may have a write under way.
+    Ended,
+    Another,
+}
+
 /// What this candidate may write into a Lease that has said the same for so long; `None` where another one leads.
-fn next(spec: &LeaseSpec, silent: Duration, identity: &str, now: Timestamp) -> Option<LeaseSpec> {
-    let mine = holder(spec) == identity;
-    let granted = Duration::from_secs(
-        spec.lease_duration_seconds
-            .unwrap_or_default()
-            .max(0)
-            .unsigned_abs()
-            .into(),
-    );
-    if !mine && !holder(spec).is_empty() && silent < granted {
+fn next(spec: &LeaseSpec, by: Holder, silent: Duration, identity: &str, now: Timestamp) -> Option<LeaseSpec> {
+    let seconds = spec.lease_duration_seconds.unwrap_or_default().max(0).unsigned_abs();
+    let granted = Duration::from_secs(seconds.into());
+    let wait = match by {
+        Holder::Nobody | Holder::Me => Duration::ZERO,
+        Holder::Ended => granted.min(SETTLE),
+        Holder::Another => granted,
+    };
+    if silent < wait {
         return None;
     }
+    let mine = by == Holder::Me;
     let first = spec.holder_identity.is_none();
     let transitions = spec.lease_transitions.unwrap_or_default() + i32::from(!mine && !first);
     Some(LeaseSpec {
@@ -202,27 +247,37 @@ mod tests {
     use super::*;
     use crate::custom::WRITE_LIMIT;
 
-    fn taken(spec: &LeaseSpec, silent: u64, identity: &str) -> Option<LeaseSpec> {
-        next(spec, Duration::from_secs(silent), identity, Timestamp::UNIX_EPOCH)
+    fn taken(spec: &LeaseSpec, by: Holder, silent: u64, identity: &str) -> Option<LeaseSpec> {
+        next(spec, by, Duration::from_secs(silent), identity, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
     fn a_lease_is_taken_when_it_is_free_mine_or_silent_for_too_long() {
-        let mine = taken(&LeaseSpec::default(), 0, "a").unwrap();
-        assert_eq!((holder(&mine), mine.lease_transitions), ("a", Some(0)));
-        assert_eq!(taken(&mine, 14, "b"), None);
-        assert_eq!(taken(&mine, 1, "a").unwrap().lease_transitions, Some(0));
-        let other = taken(&mine, 15, "b").unwrap();
+        let first = taken(&LeaseSpec::default(), Holder::Nobody, 0, "a").unwrap();
+        assert_eq!((holder(&first), first.lease_transitions), ("a", Some(0)));
+        assert_eq!(taken(&first, Holder::Another, 14, "b"), None);
+        assert_eq!(taken(&first, Holder::Me, 1, "a").unwrap().lease_transitions, Some(0));
+        let other = taken(&first, Holder::Another, 15, "b").unwrap();
         assert_eq!((holder(&other), other.lease_transitions), ("b", Some(1)));
         let released = LeaseSpec {
             holder_identity: Some(String::new()),
             ..other
         };
-        assert_eq!(taken(&released, 0, "a").unwrap().lease_transitions, Some(2));
+        let again = taken(&released, Holder::Nobody, 0, "a").unwrap();
+        assert_eq!(again.lease_transitions, Some(2));
+    }
+
+    #[test]
+    fn who_has_ended_is_waited_for_only_until_its_last_write_is_over() {
+        let first = taken(&LeaseSpec::default(), Holder::Nobody, 0, "a").unwrap();
+        assert_eq!(taken(&first, Holder::Ended, WRITE_LIMIT.as_secs(), "b"), None);
+        let other = taken(&first, Holder::Ended, SETTLE.as_secs(), "b").unwrap();
+        assert_eq!((holder(&other), other.lease_transitions), ("b", Some(1)));
     }
 
     #[test]
     fn what_a_leader_has_under_way_ends_before_the_next_one_begins() {
         assert!(RENEW_DEADLINE + WRITE_LIMIT < DURATION);
+        assert!(WRITE_LIMIT < SETTLE);
     }
 }

@@ -10,6 +10,7 @@
 //! restart or a change of leader loses nothing.
 
 mod desk;
+mod identity;
 mod providers;
 
 use std::path::PathBuf;
@@ -33,7 +34,8 @@ pub(crate) struct Args {
     /// Name of that Lease.
     #[arg(long, default_value = "weft-controller")]
     lease: String,
-    /// Who this is, in the Lease [default: the host's name and something unique]
+    /// Who this is, in the Lease; no two that run may have the same [default: the host's name and what tells the process
+    /// from every other]
     #[arg(long)]
     identity: Option<String>,
     /// Address range of Services, where the API server has no ServiceCIDRs to tell it; pools must not overlap it.
@@ -51,9 +53,11 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
-    let identity = args.identity.unwrap_or_else(unique);
+    let process = identity::Process::current()?;
+    let identity = args.identity.unwrap_or_else(|| process.to_string());
     info!(server = client.server(), identity, "controller started");
-    let mut election = Election::new(&client, &args.namespace, &args.lease, &identity);
+    let has_ended = move |holder: &str| process.has_ended(holder);
+    let mut election = Election::new(&client, &args.namespace, &args.lease, &identity, has_ended);
     tokio::select! {
         () = election.acquire(|error| warn!("cannot find out who leads: {error}; trying again")) => {}
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
@@ -84,13 +88,4 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
 fn lost(why: &str) -> anyhow::Result<ExitCode> {
     error!("no longer leading: {why}");
     Ok(ExitCode::FAILURE)
-}
-
-fn unique() -> String {
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    format!(
-        "{}_{}",
-        host.unwrap_or_else(|| "controller".into()),
-        uuid::Uuid::new_v4()
-    )
 }
