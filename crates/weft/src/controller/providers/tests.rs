@@ -279,10 +279,7 @@ impl World {
 fn node(name: &str) -> Node {
     Node {
         name: name.into(),
-        internal_ips: vec![],
-        pod_cidrs: vec![],
-        zone: None,
-        labels: Default::default(),
+        ..Node::default()
     }
 }
 
