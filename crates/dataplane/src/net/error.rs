@@ -40,7 +40,7 @@ pub enum NetError {
         path: PathBuf,
     },
     /// ADD must not touch an interface that is there already.
-    #[error("interface {ifname} exists already in network namespace {}; the container is connected, or another plugin was here first", netns.display())]
+    #[error("interface {ifname} exists already in network namespace {}; the container is connected already: DEL comes before another ADD; or another plugin has made it: one of the two has to use another name", netns.display())]
     InterfaceExists {
         /// Its name.
         ifname: String,

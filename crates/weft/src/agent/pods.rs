@@ -334,13 +334,16 @@ impl Node {
 
 /// A container that has gone, or that is none, needs no DEL and no second attempt: the code says so.
 fn not_connected(error: NetError) -> CniError {
-    let code = match &error {
-        NetError::Namespace { source, .. } if source.kind() == ErrorKind::NotFound => code::UNKNOWN_CONTAINER,
-        NetError::NotANamespace { .. } => code::UNKNOWN_CONTAINER,
-        NetError::OwnNamespace { .. } => code::ENVIRONMENT,
-        _ => code::SETUP,
+    let (code, remedy) = match &error {
+        NetError::Namespace { source, .. } if source.kind() == ErrorKind::NotFound => (
+            code::UNKNOWN_CONTAINER,
+            "; the container has ended meanwhile and the runtime starts another, or it passes a wrong path (CNI_NETNS)",
+        ),
+        NetError::NotANamespace { .. } => (code::UNKNOWN_CONTAINER, ""),
+        NetError::OwnNamespace { .. } => (code::ENVIRONMENT, ""),
+        _ => (code::SETUP, ""),
     };
-    CniError::new(code, "cannot connect the pod", error.to_string())
+    CniError::new(code, "cannot connect the pod", format!("{error}{remedy}"))
 }
 
 /// The Ethernet address that the runtime wants for the pod: by the capability `mac`, else by `MAC=` in `CNI_ARGS`.

@@ -394,7 +394,9 @@ fn a_failed_add_leaves_nothing() {
         missing.netns = Some("/nonexistent/netns".into());
         let (found, text) = error(&node, missing).await;
         assert!(
-            found == code::UNKNOWN_CONTAINER && text.contains("/nonexistent/netns"),
+            found == code::UNKNOWN_CONTAINER
+                && text.contains("network namespace /nonexistent/netns: ")
+                && text.contains("the container has ended meanwhile"),
             "{text}"
         );
         nothing_left(&node, &place).await;
@@ -556,12 +558,12 @@ fn what_the_runtime_wants_is_given_or_refused_with_its_code() {
         // The same container again, and another for which its interface is in the way: the first stays.
         assert_eq!(error(&node, add(&|_| {})).await.0, code::SETUP);
         let mut other = request(Command::Add, "c2", Some(&sandbox));
-        assert!(
-            error(&node, other.clone())
-                .await
-                .1
-                .contains("interface eth0 exists already")
+        let (found, text) = error(&node, other.clone()).await;
+        let said = format!(
+            "cannot connect the pod - interface eth0 exists already in network namespace {}; the container is connected already",
+            sandbox.path()
         );
+        assert!(found == code::SETUP && text.starts_with(&said), "{text}");
         other.ifname = "net1".into();
         assert_eq!(node.handle(other.clone()).await.error, None);
         assert!(sandbox.has("eth0").await && sandbox.has("net1").await);
