@@ -27,7 +27,7 @@ pub(crate) fn tests() -> Vec<Trial> {
 }
 
 /// Creates a pool and waits until it is in force.
-fn pool(lab: &Lab, name: &str, spec: &str) {
+pub(crate) fn pool(lab: &Lab, name: &str, spec: &str) {
     let yaml = format!("apiVersion: weft.dev/v1alpha1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {spec}\n");
     lab.kubectl_stdin(&["apply", "-f", "-"], &yaml).good();
     lab.kubectl(&[
@@ -48,19 +48,19 @@ fn manifest(name: &str, metadata: &str, node: Option<&str>) -> String {
     )
 }
 
-fn annotated(namespace: &Namespace, name: &str, annotation: &str, node: Option<&str>) {
+pub(crate) fn annotated(namespace: &Namespace, name: &str, annotation: &str, node: Option<&str>) {
     namespace.apply(&manifest(name, &format!("annotations: {{{annotation}}}"), node));
 }
 
 /// Waits for a pod, or for `--all` of them.
-fn ready(namespace: &Namespace, pod: &str) {
+pub(crate) fn ready(namespace: &Namespace, pod: &str) {
     namespace
         .kubectl(&["wait", "--for=condition=Ready", "pod", pod, "--timeout=60s"])
         .good();
 }
 
 /// The addresses of a pod, once it has some.
-fn ips(namespace: &Namespace, name: &str) -> Vec<IpAddr> {
+pub(crate) fn ips(namespace: &Namespace, name: &str) -> Vec<IpAddr> {
     let text = namespace.field(&format!("pod/{name}"), ".status.podIPs[*].ip");
     text.split_whitespace().map(|ip| ip.parse().unwrap()).collect()
 }
@@ -70,7 +70,7 @@ fn within(ip: IpAddr, cidr: &str) -> bool {
 }
 
 /// Waits until `kubectl describe pod` says this.
-fn described(namespace: &Namespace, name: &str, expected: &str) {
+pub(crate) fn described(namespace: &Namespace, name: &str, expected: &str) {
     eventually(&format!("pod {name} says {expected:?}"), || {
         namespace.kubectl(&["describe", "pod", name]).stdout.contains(expected)
     });
@@ -291,15 +291,32 @@ fn what_a_pool_runs_out_of_and_gives_back() {
     ready(&namespace, "c");
     assert_eq!(ips(&namespace, "c"), freed);
 
-    // A pool that overlaps another is refused, with both named, and the first goes on.
-    let yaml = "apiVersion: weft.dev/v1alpha1\nkind: IPPool\nmetadata: {name: twin}\nspec: {cidrs: [10.71.0.0/24]}\n";
-    lab.kubectl_stdin(&["apply", "-f", "-"], yaml).good();
+    // A pool that overlaps another, or the Services, is refused, with both named, and the first goes on.
     let message = ".status.conditions[?(@.type==\"Ready\")].message";
     let path = format!("jsonpath={{{message}}}");
-    eventually("the overlap is refused", || {
-        let said = lab.kubectl(&["get", "ippool", "twin", "-o", &path]).stdout;
-        said.contains("tiny") && said.contains("10.71.0.0/31")
-    });
+    for (name, cidr, other, of) in [
+        (
+            "twin",
+            "10.71.0.0/24",
+            "10.71.0.0/31",
+            "of IPPool tiny, which was there first",
+        ),
+        (
+            "greedy",
+            "10.96.8.0/24",
+            "10.96.0.0/16",
+            "the network of ServiceCIDR kubernetes",
+        ),
+    ] {
+        let yaml = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidrs: [{cidr}]}}\n"
+        );
+        lab.kubectl_stdin(&["apply", "-f", "-"], &yaml).good();
+        eventually("the overlap is refused", || {
+            let said = lab.kubectl(&["get", "ippool", name, "-o", &path]).stdout;
+            [cidr, other, of].iter().all(|part| said.contains(part))
+        });
+    }
     annotated(&namespace, "twin", "weft.dev/ip-pool: twin", None);
     described(&namespace, "twin", "IPPool twin gives no addresses");
 
@@ -314,6 +331,51 @@ fn what_a_pool_runs_out_of_and_gives_back() {
     assert!(lab.kubectl(&["get", "ippool", "tiny"]).ok);
     namespace.kubectl(&["delete", "pod", "b", "c"]).good();
     eventually("the pool is gone", || !lab.kubectl(&["get", "ippool", "tiny"]).ok);
+    what_a_deleted_node_had_returns(&lab, &namespace);
+}
+
+/// Whether the API server collects its object as the Node's, or nobody does but the controller.
+fn what_a_deleted_node_had_returns(lab: &Lab, namespace: &Namespace) {
+    pool(
+        lab,
+        "few",
+        "{cidrs: [10.72.0.0/30], blockSize: {ipv4: 32}, preAllocate: 0}",
+    );
+    for (pod, cascade) in [("a", "background"), ("b", "orphan")] {
+        let ghost = "apiVersion: v1\nkind: Node\nmetadata: {name: ghost}\nspec: {unschedulable: true}\n";
+        lab.kubectl_stdin(&["apply", "-f", "-"], ghost).good();
+        let uid = lab
+            .kubectl(&["get", "node", "ghost", "-o", "jsonpath={.metadata.uid}"])
+            .good();
+        let object = format!(
+            "apiVersion: weft.dev/v1alpha1\nkind: NodeAddresses\n\
+             metadata: {{name: ghost, ownerReferences: [{{apiVersion: v1, kind: Node, name: ghost, uid: {uid}}}]}}\nspec: {{}}\n"
+        );
+        lab.kubectl_stdin(&["apply", "-f", "-"], &object).good();
+        let wants = "{\"status\":{\"requested\":[{\"pool\":\"few\",\"ipv4\":4,\"ipv6\":0}]}}";
+        let patch = [
+            "patch",
+            "nodeaddresses",
+            "ghost",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            wants,
+        ];
+        lab.kubectl(&patch).good();
+        let all = if pod == "a" { 4 } else { 3 };
+        eventually("the other node has what there is", || {
+            blocks(lab, "ghost", "few").len() == all
+        });
+        annotated(namespace, pod, "weft.dev/ip-pool: few", Some("node-1"));
+        described(namespace, pod, "IPPool few is full: 4 of 4 IPv4 addresses are with");
+        lab.kubectl(&["delete", "node", "ghost", &format!("--cascade={cascade}")])
+            .good();
+        ready(namespace, pod);
+        eventually("its object is collected", || {
+            !lab.kubectl(&["get", "nodeaddresses", "ghost"]).ok
+        });
+    }
 }
 
 fn a_node_range_that_overlaps_is_refused() {
@@ -323,17 +385,32 @@ fn a_node_range_that_overlaps_is_refused() {
     let range = lab
         .kubectl(&["get", "node", "node-1", "-o", "jsonpath={.spec.podCIDRs[0]}"])
         .good();
-    let other = format!(
-        "apiVersion: v1\nkind: Node\nmetadata: {{name: other}}\nspec: {{podCIDR: {range}, podCIDRs: ['{range}'], unschedulable: true}}\n"
-    );
-    lab.kubectl_stdin(&["apply", "-f", "-"], &other).good();
-    let both = format!("pod CIDR {range} of this node overlaps pod CIDR {range} of node other");
-    eventually("status names both", || {
-        weft(&["status", "--lab", lab.name()]).stdout.contains(&both)
-    });
+    let with_the_same = |name: &str| {
+        let other = format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n\
+             spec: {{podCIDR: {range}, podCIDRs: ['{range}'], unschedulable: true}}\n\
+             status: {{addresses: [{{type: InternalIP, address: 10.89.0.200}}]}}\n"
+        );
+        lab.kubectl_stdin(&["apply", "-f", "-"], &other).good();
+    };
+    let status_says = |both: &str| {
+        eventually("status names both", || {
+            weft(&["status", "--lab", lab.name()]).stdout.contains(both)
+        });
+    };
+    with_the_same("another");
+    let both = format!("pod CIDR {range} of this node overlaps pod CIDR {range} of node another");
+    status_says(&both);
     namespace.apply(&manifest("during", "", Some("node-1")));
     described(&namespace, "during", &both);
     assert_eq!(namespace.field("pod/before", ".status.phase"), "Running");
-    lab.kubectl(&["delete", "node", "other"]).good();
+    lab.kubectl(&["delete", "node", "another"]).good();
     ready(&namespace, "during");
+
+    // Of two the first by name has both the addresses and the route.
+    with_the_same("zebra");
+    status_says(&format!(
+        "pod range {range} of node zebra overlaps {range} of node node-1, which keeps its route"
+    ));
+    namespace.pod("after", Some("node-1"));
 }
