@@ -5,6 +5,7 @@
 mod api;
 mod bad_input;
 mod containerd;
+mod controllers;
 mod cri;
 mod drivers;
 mod families;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         kubectl::tests(),
         network::tests(),
         pools::tests(),
+        controllers::tests(),
         families::tests(),
         hostports::tests(),
         limits::tests(),
