@@ -28,14 +28,12 @@ use std::net::{IpAddr, SocketAddr};
 use netlink_bindings::nftables::{MetaKeys, SetFlags};
 use weft_model::hostport::{HostPort, HostPorts};
 
-use super::nft::{self, Batch, Expr, Place, REGISTER};
+use super::nft::{self, Batch, Element, Expr, Place, REGISTER, Value};
 use super::{NetError, name, sysctl};
 
 const TABLE: &CStr = c"weft-hostport";
 const TRANSLATE: &CStr = c"translate";
 const POST_ROUTING: &CStr = c"postrouting";
-/// How many elements go into one message; its attributes are limited to 64 KiB.
-const ELEMENTS: usize = 300;
 /// Registers of four bytes: the first four are [`REGISTER`].
 const WORD: u32 = 8;
 /// nftables' own numbers of data types, six bits each in a concatenation, so that `nft list` prints them.
@@ -122,8 +120,7 @@ pub fn remove(ports: &HostPorts) -> Result<(), NetError> {
 pub fn first_missing(ports: &HostPorts) -> Result<Option<HostPort>, NetError> {
     for (port, to) in ports {
         let map = map_of(port);
-        let (key, _) = element(port, to);
-        match nft::has_element(TABLE, map, &key) {
+        match nft::has_element(TABLE, map, &element(port, to).key) {
             Ok(true) => {}
             Ok(false) => return Ok(Some(*port)),
             Err(source) => {
@@ -168,19 +165,19 @@ fn add_map(batch: &mut Batch, family: &Family, name: &CStr, id: u32, of_one: boo
 
 fn add_translation(batch: &mut Batch, family: &Family) {
     let words = family.length / 4;
-    let translate = [Expr::Destination(family.nfproto, WORD + words)];
+    let translate = [Expr::Destination(family.nfproto, REGISTER, WORD + words)];
     let one = [
         Expr::Family(family.nfproto),
         Expr::Network(family.destination, family.length, REGISTER),
         Expr::Protocol(WORD + words),
         Expr::Port(WORD + words + 1),
-        Expr::Map(family.one),
+        Expr::Map(family.one, REGISTER, REGISTER),
     ];
     let not_loopback = [
         Expr::Network(family.destination, family.length, REGISTER),
         Expr::Different(&LOOPBACK_V6),
     ];
-    let every = [Expr::Protocol(REGISTER), Expr::Port(WORD + 1), Expr::Map(family.every)];
+    let every = [Expr::Protocol(REGISTER), Expr::Port(WORD + 1), Expr::Map(family.every, REGISTER, REGISTER)];
     batch.add_rule(TABLE, TRANSLATE, &[&one[..], &translate].concat());
     let guard = match family.nfproto {
         nft::IPV6 => &not_loopback[..],
@@ -223,41 +220,16 @@ fn put_elements(batch: &mut Batch, ports: &HostPorts, add: bool) {
     for family in &FAMILIES {
         for map in [family.one, family.every] {
             let ours = ports.iter().filter(|(port, _)| map_of(port) == map);
-            let elements: Vec<_> = ours.map(|(port, to)| element(port, to)).collect();
-            for chunk in elements.chunks(ELEMENTS) {
-                put_chunk(batch, map, chunk, add);
+            let elements: Vec<Element> = ours.map(|(port, to)| element(port, to)).collect();
+            match add {
+                true => batch.add_elements(TABLE, map, &elements),
+                false => batch.delete_elements(TABLE, map, &elements),
             }
         }
     }
 }
 
-fn put_chunk(batch: &mut Batch, map: &CStr, elements: &[(Vec<u8>, Vec<u8>)], add: bool) {
-    let header = batch.header.clone();
-    if add {
-        let mut request = batch.request().set_create().op_newsetelem_do(&header);
-        let mut list = request.encode().push_table(TABLE).push_set(map).nested_elements();
-        for (key, value) in elements {
-            let item = list.nested_elem().nested_key().push_value(key).end_nested();
-            list = item.nested_data().push_value(value).end_nested().end_nested();
-        }
-        list.end_nested();
-    } else {
-        let mut request = batch.request().op_delsetelem_do(&header);
-        let mut list = request.encode().push_table(TABLE).push_set(map).nested_elements();
-        for (key, _) in elements {
-            list = list
-                .nested_elem()
-                .nested_key()
-                .push_value(key)
-                .end_nested()
-                .end_nested();
-        }
-        list.end_nested();
-    }
-}
-
-/// Key and value as the kernel compares them: each part fills whole words.
-fn element(port: &HostPort, to: &SocketAddr) -> (Vec<u8>, Vec<u8>) {
+fn element(port: &HostPort, to: &SocketAddr) -> Element {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -274,5 +246,5 @@ fn element(port: &HostPort, to: &SocketAddr) -> (Vec<u8>, Vec<u8>) {
     key.extend(word(port.port));
     let mut value = octets(to.ip());
     value.extend(word(to.port()));
-    (key, value)
+    Element::new(key, Value::Data(value))
 }

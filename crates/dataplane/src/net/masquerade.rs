@@ -16,20 +16,16 @@
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_bindings::nftables::{PushSetelemListElemAttrs, SetElemFlags, SetFlags};
-use netlink_bindings::traits::Pusher;
+use netlink_bindings::nftables::SetFlags;
 use weft_model::compile::Masquerade;
 
 use super::NetError;
-use super::nft::{self, Batch, Expr, Place, REGISTER};
+use super::nft::{self, Batch, Element, Expr, Interval, Place, REGISTER};
 
 const TABLE: &CStr = c"weft";
 const CHAIN: &CStr = c"outgoing";
-/// How many elements go into one message; its attributes are limited to 64 KiB.
-const ELEMENTS: usize = 500;
 
 /// What differs between the families.
 struct Family {
@@ -131,14 +127,14 @@ fn set(ranges: &Masquerade) -> Result<(), NetError> {
         for (name, nets) in [(family.pods, &ranges.pods), (family.cluster, &ranges.cluster)] {
             id += 1;
             add_set(&mut batch, family, name, id);
-            put_elements(&mut batch, name, &family.intervals(nets), true);
+            batch.add_elements(TABLE, name, &elements(&family.intervals(nets)));
         }
         let rule = [
             Expr::Family(family.nfproto),
             Expr::Network(family.source, family.length, REGISTER),
-            Expr::In(family.pods),
+            Expr::In(family.pods, REGISTER),
             Expr::Network(family.destination, family.length, REGISTER),
-            Expr::NotIn(family.cluster),
+            Expr::NotIn(family.cluster, REGISTER),
             Expr::Masquerade,
         ];
         batch.add_rule(TABLE, CHAIN, &rule);
@@ -157,8 +153,8 @@ fn change(before: &Masquerade, after: &Masquerade) -> Result<(), NetError> {
             let (before, after) = (family.intervals(before), family.intervals(after));
             let gone: BTreeSet<_> = before.difference(&after).copied().collect();
             let new: BTreeSet<_> = after.difference(&before).copied().collect();
-            put_elements(&mut batch, name, &gone, false);
-            put_elements(&mut batch, name, &new, true);
+            batch.delete_elements(TABLE, name, &elements(&gone));
+            batch.add_elements(TABLE, name, &elements(&new));
         }
     }
     batch.commit("change the nftables rules for masquerading")
@@ -181,144 +177,12 @@ fn add_set(batch: &mut Batch, family: &Family, name: &CStr, id: u32) {
         .push_key_len(family.length);
 }
 
-fn put_elements(batch: &mut Batch, set: &CStr, intervals: &BTreeSet<Interval>, add: bool) {
-    let header = batch.header.clone();
-    let elements: Vec<Element> = intervals.iter().flat_map(Interval::elements).collect();
-    for chunk in elements.chunks(ELEMENTS) {
-        // Both requests have the same attributes, and each a type of its own.
-        if add {
-            let mut request = batch.request().set_create().op_newsetelem_do(&header);
-            let list = request.encode().push_table(TABLE).push_set(set).nested_elements();
-            push(list, chunk).end_nested();
-        } else {
-            let mut request = batch.request().op_delsetelem_do(&header);
-            let list = request.encode().push_table(TABLE).push_set(set).nested_elements();
-            push(list, chunk).end_nested();
-        }
-    }
-}
-
-fn push<P: Pusher>(mut list: PushSetelemListElemAttrs<P>, elements: &[Element]) -> PushSetelemListElemAttrs<P> {
-    for element in elements {
-        let mut item = list.nested_elem();
-        if element.end {
-            item = item.push_flags(&(SetElemFlags::IntervalEnd as u32).to_be_bytes());
-        }
-        list = item.nested_key().push_value(&element.key).end_nested().end_nested();
-    }
-    list
-}
-
-/// A border in an interval set: from here on in, or from here on out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Element {
-    key: Vec<u8>,
-    end: bool,
-}
-
-/// Addresses in a row: the first, the last, and whether they are of IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Interval {
-    first: u128,
-    last: u128,
-    v4: bool,
-}
-
-impl Interval {
-    fn elements(&self) -> impl Iterator<Item = Element> + use<> {
-        let v4 = self.v4;
-        let key = move |value: u128| match v4 {
-            true => (value as u32).to_be_bytes().to_vec(),
-            false => value.to_be_bytes().to_vec(),
-        };
-        let top = if v4 { u128::from(u32::MAX) } else { u128::MAX };
-        let start = Element {
-            key: key(self.first),
-            end: false,
-        };
-        // A range up to the very last address has no end.
-        let end = (self.last < top).then(|| Element {
-            key: key(self.last + 1),
-            end: true,
-        });
-        std::iter::once(start).chain(end)
-    }
+fn elements(intervals: &BTreeSet<Interval>) -> Vec<Element> {
+    intervals.iter().flat_map(Interval::elements).collect()
 }
 
 impl Family {
-    /// These ranges, of this family: merged, because the kernel refuses intervals that overlap.
     fn intervals(&self, nets: &[IpNet]) -> BTreeSet<Interval> {
-        let v4 = self.nfproto == nft::IPV4;
-        let bits = |ip: IpAddr| match ip {
-            IpAddr::V4(ip) => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) => u128::from(ip),
-        };
-        let family = nets.iter().filter(|net| net.addr().is_ipv4() == v4);
-        let mut ranges: Vec<(u128, u128)> = family.map(|net| (bits(net.network()), bits(net.broadcast()))).collect();
-        ranges.sort_unstable();
-        let mut merged: Vec<Interval> = vec![];
-        for (first, last) in ranges {
-            match merged.last_mut() {
-                Some(before) if first <= before.last.saturating_add(1) => before.last = last.max(before.last),
-                _ => merged.push(Interval { first, last, v4 }),
-            }
-        }
-        merged.into_iter().collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn elements(nets: &[IpNet], family: usize) -> Vec<Element> {
-        FAMILIES[family]
-            .intervals(nets)
-            .iter()
-            .flat_map(Interval::elements)
-            .collect()
-    }
-
-    #[test]
-    fn neighbours_and_nested_ranges_become_one() {
-        let nets: Vec<IpNet> = [
-            "10.244.2.0/23",
-            "10.244.0.0/23",
-            "10.244.1.7/32",
-            "10.89.0.10/32",
-            "fd00::/64",
-            "255.255.255.255/32",
-        ]
-        .map(|net| net.parse().unwrap())
-        .to_vec();
-        let text: Vec<_> = elements(&nets, 0).iter().map(|e| (e.key.clone(), e.end)).collect();
-        assert_eq!(
-            text,
-            [
-                (vec![10, 89, 0, 10], false),
-                (vec![10, 89, 0, 11], true),
-                (vec![10, 244, 0, 0], false),
-                (vec![10, 244, 4, 0], true),
-                (vec![255, 255, 255, 255], false),
-            ]
-        );
-        assert_eq!(elements(&nets, 1).len(), 2);
-    }
-
-    proptest! {
-        #[test]
-        fn borders_rise_and_tell_who_is_in(
-            nets in prop::collection::vec((any::<u32>(), 0u8..=32), 0..12), probe in any::<u32>(),
-        ) {
-            let nets: Vec<IpNet> = nets.into_iter().map(|(ip, len)| IpNet::new(IpAddr::V4(ip.into()), len).unwrap()).collect();
-            let borders = elements(&nets, 0);
-            prop_assert!(borders.windows(2).all(|pair| pair[0].key < pair[1].key && pair[0].end != pair[1].end));
-            let key = probe.to_be_bytes().to_vec();
-            let inside = borders.iter().rev().find(|border| border.key <= key).is_some_and(|border| !border.end);
-            let ip = IpAddr::V4(probe.into());
-            prop_assert_eq!(inside, nets.iter().any(|net| net.contains(&ip)));
-        }
+        nft::intervals(nets, self.nfproto == nft::IPV4)
     }
 }

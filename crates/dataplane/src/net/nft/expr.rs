@@ -1,10 +1,11 @@
 //! The steps of a rule, as the kernel runs them: they load, compare and look up in registers, and end in a verdict.
 
 use std::ffi::CStr;
+use std::time::Duration;
 
 use netlink_bindings::nftables::{MetaKeys, PayloadBase, PushExprListAttrs, Registers, VerdictCode};
 use netlink_bindings::traits::Pusher;
-use netlink_bindings::utils::push_header;
+use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
 
 /// The first register: 16 bytes, or the first four of the small ones.
 pub(in crate::net) const REGISTER: u32 = Registers::Reg1 as u32;
@@ -14,14 +15,41 @@ const LOOKUP_SOURCE: u16 = 2;
 /// linux/netfilter/nf_tables.h: nft_lookup_flags.
 const NOT_IN: u32 = 1;
 /// linux/netfilter/nf_tables.h: nft_fib_result, nft_fib_flags.
+const FIB_LINK: u32 = 1;
 const FIB_ADDRESS_TYPE: u32 = 3;
-const FIB_OF_DESTINATION: u32 = 2;
+const FIB_OF_DESTINATION: u32 = 1 << 1;
+const FIB_BY_INCOMING: u32 = 1 << 3;
+const FIB_PRESENT: u32 = 1 << 5;
 /// linux/rtnetlink.h: RTN_LOCAL.
 const LOCAL: u32 = 2;
 /// linux/netfilter/nf_tables.h: nft_ct_keys.
+const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
 /// linux/netfilter/nf_conntrack_common.h: IPS_DST_NAT.
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// linux/netfilter/nf_conntrack_common.h: NF_CT_STATE_BIT, NF_CT_STATE_INVALID_BIT.
+pub(in crate::net) const NEW: u32 = 1 << 3;
+pub(in crate::net) const INVALID: u32 = 1;
+/// linux/netfilter/nf_tables.h: nft_numgen_types.
+const RANDOM: u32 = 1;
+/// linux/netfilter/nf_tables.h: nft_reject_types, nft_reject_inet_code.
+const RESET: u32 = 1;
+const UNREACHABLE: u32 = 2;
+const PORT_UNREACHABLE: u8 = 1;
+/// linux/netfilter/nf_tables.h: NFT_OBJECT_COUNTER.
+pub(in crate::net) const COUNTER: u32 = 1;
+/// linux/netfilter/nf_tables.h: nft_dynset_attributes, nft_dynset_ops.
+const DYNSET_SET: u16 = 1;
+const DYNSET_OPERATION: u16 = 3;
+const DYNSET_KEY: u16 = 4;
+const DYNSET_DATA: u16 = 5;
+const DYNSET_TIMEOUT: u16 = 6;
+const UPDATE: u32 = 1;
+const DELETE: u32 = 2;
+/// linux/netfilter/nf_tables.h: NFTA_EXPR_DATA.
+const EXPRESSION_DATA: u16 = 2;
+/// linux/netfilter.h: NF_DROP.
+const DROP: u32 = 0;
 /// linux/netfilter/nf_tables.h: nft_cmp_ops, nft_nat_types.
 const EQUAL: u32 = 0;
 const DIFFERENT: u32 = 1;
@@ -50,18 +78,47 @@ pub(in crate::net) enum Expr<'a> {
     Equal(&'a [u8]),
     /// Goes on where the register does not begin with these bytes.
     Different(&'a [u8]),
-    /// Goes on where the register's value is in the set.
-    In(&'a CStr),
-    /// Goes on where the register's value is not in the set.
-    NotIn(&'a CStr),
-    /// Goes on where the register's value is a key of the map, with the key's value in its place.
-    Map(&'a CStr),
+    /// Goes on where the value of the register is in the set.
+    In(&'a CStr, u32),
+    /// Goes on where the value of the register is not in the set.
+    NotIn(&'a CStr, u32),
+    /// Goes on where the first register's value is a key of the map, with the key's value in the second.
+    Map(&'a CStr, u32, u32),
+    /// Goes where the map says for the register's value; on, where it says nothing.
+    Verdict(&'a CStr, u32),
+    /// Puts these bytes into a register.
+    Load(&'a [u8], u32),
+    /// Puts a random number below this into a register.
+    Random(u32, u32),
+    /// Puts the value of the second register into the map, under the first, for this long unless it is put there again.
+    /// What the map holds already only gets more time. Ends the rule where the map is full.
+    Remember(&'a CStr, u32, u32, Duration),
+    /// Takes the register's value out of the map.
+    Forget(&'a CStr, u32),
+    /// Counts in this counter of the table.
+    Count(&'a CStr),
     /// Runs another chain.
     Jump(&'a CStr),
+    /// Runs another chain instead of the rest of this one.
+    Goto(&'a CStr),
+    /// Ends the packet without a word.
+    Drop,
+    /// Tells a TCP client at once that nobody listens.
+    Reset,
+    /// Tells the client by ICMP that nobody listens.
+    Unreachable,
+    /// Goes on with packets of connections in one of these states.
+    State(u32),
+    /// Goes on with packets that go back where they came from.
+    Returning,
+    /// Marks the packet with these bits.
+    Mark(u32),
+    /// Goes on with packets that have one of these bits, and takes them away.
+    Marked(u32),
     /// Gives the packet the address of the interface it leaves by, or another of this machine.
     Masquerade,
-    /// Sends the packet to the address in [`REGISTER`], of this family, and the port in the other register.
-    Destination(u8, u32),
+    /// Sends the packet to the address, of this family, and the port in these registers.
+    Destination(u8, u32, u32),
 }
 
 impl Expr<'_> {
@@ -75,17 +132,18 @@ impl Expr<'_> {
                 let fib = fib.push_result(FIB_ADDRESS_TYPE).push_flags(FIB_OF_DESTINATION);
                 compare(fib.end_nested().end_nested(), EQUAL, &LOCAL.to_ne_bytes())
             }
-            Expr::Translated => {
-                let ct = list.nested_elem().nested_data_ct().push_dreg(REGISTER);
-                let list = ct.push_key(CT_STATUS).end_nested().end_nested();
-                let and = list.nested_elem().nested_data_bitwise();
-                let and = and.push_sreg(REGISTER).push_dreg(REGISTER).push_len(4);
-                let and = and
-                    .nested_mask()
-                    .push_value(&DESTINATION_TRANSLATED.to_ne_bytes())
-                    .end_nested();
-                let and = and.nested_xor().push_value(&[0; 4]).end_nested();
-                compare(and.end_nested().end_nested(), DIFFERENT, &[0; 4])
+            Expr::Translated => any_of(load_ct(list, CT_STATUS), DESTINATION_TRANSLATED),
+            Expr::State(states) => any_of(load_ct(list, CT_STATE), states),
+            Expr::Returning => {
+                let fib = list.nested_elem().nested_data_fib().push_dreg(REGISTER);
+                let fib = fib.push_result(FIB_LINK);
+                let fib = fib.push_flags(FIB_OF_DESTINATION | FIB_BY_INCOMING | FIB_PRESENT);
+                compare(fib.end_nested().end_nested(), EQUAL, &[1])
+            }
+            Expr::Mark(bits) => set_mark(bitwise(load(list, MetaKeys::Mark, REGISTER), !bits, bits)),
+            Expr::Marked(bits) => {
+                let list = any_of(load(list, MetaKeys::Mark, REGISTER), bits);
+                set_mark(bitwise(load(list, MetaKeys::Mark, REGISTER), !bits, 0))
             }
             Expr::Network(offset, length, to) => payload(list, PayloadBase::NetworkHeader, offset, length, to),
             Expr::Protocol(to) => load(list, MetaKeys::L4Proto, to),
@@ -93,22 +151,41 @@ impl Expr<'_> {
             Expr::Port(to) => payload(list, PayloadBase::TransportHeader, 2, 2, to),
             Expr::Equal(value) => compare(list, EQUAL, value),
             Expr::Different(value) => compare(list, DIFFERENT, value),
-            Expr::In(set) => look_up(list, set, 0, false),
-            Expr::NotIn(set) => look_up(list, set, NOT_IN, false),
-            Expr::Map(map) => look_up(list, map, 0, true),
-            Expr::Jump(chain) => {
-                let verdict = list.nested_elem().nested_data_immediate();
-                let verdict = verdict
-                    .push_dreg(Registers::RegVerdict as u32)
-                    .nested_data()
-                    .nested_verdict();
-                let verdict = verdict.push_code(VerdictCode::Jump as u32).push_chain(chain);
-                verdict.end_nested().end_nested().end_nested().end_nested()
+            Expr::In(set, from) => look_up(list, set, 0, from, None),
+            Expr::NotIn(set, from) => look_up(list, set, NOT_IN, from, None),
+            Expr::Map(map, from, to) => look_up(list, map, 0, from, Some(to)),
+            Expr::Verdict(map, from) => look_up(list, map, 0, from, Some(Registers::RegVerdict as u32)),
+            Expr::Load(value, to) => {
+                let immediate = list.nested_elem().nested_data_immediate().push_dreg(to);
+                let immediate = immediate.nested_data().push_value(value).end_nested();
+                immediate.end_nested().end_nested()
+            }
+            Expr::Random(below, to) => {
+                // The crate writes this one register in host byte order.
+                let numgen = list.nested_elem().nested_data_numgen().push_dreg(to.to_be());
+                numgen.push_modulus(below).push_type(RANDOM).end_nested().end_nested()
+            }
+            Expr::Remember(map, key, data, timeout) => dynset(list, map, UPDATE, key, Some((data, timeout))),
+            Expr::Forget(map, key) => dynset(list, map, DELETE, key, None),
+            Expr::Count(counter) => {
+                let reference = list.nested_elem().nested_data_objref().push_imm_type(COUNTER);
+                reference.push_imm_name(counter).end_nested().end_nested()
+            }
+            Expr::Jump(chain) => verdict(list, VerdictCode::Jump as u32, Some(chain)),
+            Expr::Goto(chain) => verdict(list, VerdictCode::Goto as u32, Some(chain)),
+            Expr::Drop => verdict(list, DROP, None),
+            Expr::Reset => {
+                let reject = list.nested_elem().nested_data_reject().push_type(RESET);
+                reject.end_nested().end_nested()
+            }
+            Expr::Unreachable => {
+                let reject = list.nested_elem().nested_data_reject().push_type(UNREACHABLE);
+                reject.push_icmp_code(PORT_UNREACHABLE).end_nested().end_nested()
             }
             Expr::Masquerade => list.nested_elem().push_name(c"masq").end_nested(),
-            Expr::Destination(family, port) => {
+            Expr::Destination(family, address, port) => {
                 let nat = list.nested_elem().nested_data_nat().push_type(TRANSLATE_DESTINATION);
-                let nat = nat.push_family(family.into()).push_reg_addr_min(REGISTER);
+                let nat = nat.push_family(family.into()).push_reg_addr_min(address);
                 nat.push_reg_proto_min(port).end_nested().end_nested()
             }
         }
@@ -139,15 +216,86 @@ fn payload<P: Pusher>(
     load.end_nested().end_nested()
 }
 
-fn look_up<P: Pusher>(list: PushExprListAttrs<P>, set: &CStr, flags: u32, value: bool) -> PushExprListAttrs<P> {
+fn look_up<P: Pusher>(
+    list: PushExprListAttrs<P>,
+    set: &CStr,
+    flags: u32,
+    from: u32,
+    to: Option<u32>,
+) -> PushExprListAttrs<P> {
     let mut lookup = list.nested_elem().nested_data_lookup().push_set(set).push_flags(flags);
     // Not `push_sreg`: the description that the crate is generated from numbers these 3 and 4, the kernel 2 and 3.
-    for attribute in [Some(LOOKUP_SOURCE), value.then_some(LOOKUP_SOURCE + 1)]
-        .into_iter()
-        .flatten()
-    {
-        push_header(lookup.as_vec_mut(), attribute, 4);
-        lookup.as_vec_mut().extend(REGISTER.to_be_bytes());
+    for (attribute, register) in [(LOOKUP_SOURCE, Some(from)), (LOOKUP_SOURCE + 1, to)] {
+        if let Some(register) = register {
+            push_number(lookup.as_vec_mut(), attribute, register);
+        }
     }
     lookup.end_nested().end_nested()
+}
+
+/// A step that changes a map; the crate has none. `put`: register of the value, and for how long.
+fn dynset<P: Pusher>(
+    list: PushExprListAttrs<P>,
+    map: &CStr,
+    operation: u32,
+    key: u32,
+    put: Option<(u32, Duration)>,
+) -> PushExprListAttrs<P> {
+    let mut step = list.nested_elem().push_name(c"dynset");
+    let buffer = step.as_vec_mut();
+    let data = push_nested_header(buffer, EXPRESSION_DATA);
+    push_header(buffer, DYNSET_SET, map.to_bytes_with_nul().len() as u16);
+    buffer.extend(map.to_bytes_with_nul());
+    push_number(buffer, DYNSET_OPERATION, operation);
+    push_number(buffer, DYNSET_KEY, key);
+    if let Some((value, timeout)) = put {
+        push_number(buffer, DYNSET_DATA, value);
+        push_header(buffer, DYNSET_TIMEOUT, 8);
+        buffer.extend((timeout.as_millis() as u64).to_be_bytes());
+    }
+    finalize_nested_header(buffer, data);
+    step.end_nested()
+}
+
+fn push_number(buffer: &mut Vec<u8>, attribute: u16, number: u32) {
+    push_header(buffer, attribute, 4);
+    buffer.extend(number.to_be_bytes());
+}
+
+fn load_ct<P: Pusher>(list: PushExprListAttrs<P>, key: u32) -> PushExprListAttrs<P> {
+    let ct = list.nested_elem().nested_data_ct().push_dreg(REGISTER);
+    ct.push_key(key).end_nested().end_nested()
+}
+
+/// Goes on where the register has one of these bits.
+fn any_of<P: Pusher>(list: PushExprListAttrs<P>, bits: u32) -> PushExprListAttrs<P> {
+    compare(bitwise(list, bits, 0), DIFFERENT, &[0; 4])
+}
+
+/// The register's value, but only these bits of it, and these other ones turned.
+fn bitwise<P: Pusher>(list: PushExprListAttrs<P>, mask: u32, xor: u32) -> PushExprListAttrs<P> {
+    let and = list.nested_elem().nested_data_bitwise();
+    let and = and.push_sreg(REGISTER).push_dreg(REGISTER).push_len(4);
+    let and = and.nested_mask().push_value(&mask.to_ne_bytes()).end_nested();
+    let and = and.nested_xor().push_value(&xor.to_ne_bytes()).end_nested();
+    and.end_nested().end_nested()
+}
+
+fn set_mark<P: Pusher>(list: PushExprListAttrs<P>) -> PushExprListAttrs<P> {
+    let meta = list.nested_elem().nested_data_meta().push_key(MetaKeys::Mark as u32);
+    meta.push_sreg(REGISTER).end_nested().end_nested()
+}
+
+fn verdict<P: Pusher>(list: PushExprListAttrs<P>, code: u32, chain: Option<&CStr>) -> PushExprListAttrs<P> {
+    let verdict = list.nested_elem().nested_data_immediate();
+    let verdict = verdict
+        .push_dreg(Registers::RegVerdict as u32)
+        .nested_data()
+        .nested_verdict();
+    let verdict = verdict.push_code(code);
+    let verdict = match chain {
+        Some(chain) => verdict.push_chain(chain),
+        None => verdict,
+    };
+    verdict.end_nested().end_nested().end_nested().end_nested()
 }

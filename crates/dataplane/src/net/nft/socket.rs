@@ -1,15 +1,20 @@
 //! The netlink socket that carries transactions, and what the kernel answers to them.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 
-use netlink_bindings::nftables::{Chained, Nfgenmsg, OpGetgenDo};
+use netlink_bindings::nftables::{
+    Chained, Nfgenmsg, ObjData, OpGetchainDump, OpGetgenDo, OpGetobjDump, OpGetsetelemDump, SetelemListElemAttrs,
+};
 use netlink_bindings::traits::NetlinkRequest as _;
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use super::INET;
+use super::{COUNTER, INET, comment};
 
 const HEADER: usize = 16;
+/// What a socket sends without being asked for more, less what the kernel needs besides.
+const USUAL: usize = 64 << 10;
 /// linux/netlink.h.
 const ACKNOWLEDGE: u16 = 4;
 const ERROR: u16 = 2;
@@ -47,10 +52,7 @@ pub(in crate::net) fn generation() -> io::Result<u32> {
 /// Whether a set or map of an inet table has this key; false also where there is no such table.
 pub(in crate::net) fn has_element(table: &CStr, set: &CStr, key: &[u8]) -> io::Result<bool> {
     let mut message = Chained::new(1);
-    let header = Nfgenmsg {
-        nfgen_family: INET,
-        ..Nfgenmsg::new()
-    };
+    let header = header();
     let mut request = message.request().op_getsetelem_do(&header);
     let list = request.encode().push_table(table).push_set(set).nested_elements();
     let item = list.nested_elem().nested_key().push_value(key).end_nested();
@@ -68,10 +70,7 @@ pub(in crate::net) fn has_element(table: &CStr, set: &CStr, key: &[u8]) -> io::R
 /// What the kernel says about a chain's rules and the elements of sets, in an inet table: the same bytes as long as
 /// nobody changes them. `None` where one of them is not there.
 pub(in crate::net) fn contents(table: &CStr, chain: &CStr, sets: &[&CStr]) -> io::Result<Option<Vec<u8>>> {
-    let header = Nfgenmsg {
-        nfgen_family: INET,
-        ..Nfgenmsg::new()
-    };
+    let header = header();
     let mut rules = Chained::new(1);
     let mut request = rules.request().op_getrule_dump(&header);
     request.encode().push_table(table).push_chain(chain);
@@ -94,8 +93,84 @@ pub(in crate::net) fn contents(table: &CStr, chain: &CStr, sets: &[&CStr]) -> io
     Ok(Some(found))
 }
 
+/// Names of all chains of an inet table; none where there is no such table.
+pub(in crate::net) fn chains(table: &CStr) -> io::Result<Vec<CString>> {
+    let mut message = Chained::new(1);
+    drop(message.request().op_getchain_dump(&header()));
+    let mut found = vec![];
+    dump(&message.finalize().into_chained().into_buf(), |body| {
+        let (_, attributes) = OpGetchainDump::decode_reply(body);
+        if attributes.get_table().is_ok_and(|name| name == table)
+            && let Ok(name) = attributes.get_name()
+        {
+            found.push(name.to_owned());
+        }
+    })?;
+    Ok(found)
+}
+
+/// Key and comment of each element of a set or map of an inet table; none where there is no such table.
+pub(in crate::net) fn comments(table: &CStr, set: &CStr) -> io::Result<Vec<(Vec<u8>, String)>> {
+    let mut message = Chained::new(1);
+    let mut request = message.request().op_getsetelem_dump(&header());
+    request.encode().push_table(table).push_set(set);
+    drop(request);
+    let mut found = vec![];
+    let dumped = dump(&message.finalize().into_chained().into_buf(), |body| {
+        let (_, attributes) = OpGetsetelemDump::decode_reply(body);
+        let elements = attributes.get_elements().into_iter().flatten().flatten();
+        for SetelemListElemAttrs::Elem(element) in elements {
+            if let Ok(key) = element.get_key().and_then(|key| key.get_value())
+                && let Ok(Some(text)) = element.get_userdata().map(comment)
+            {
+                found.push((key.to_vec(), text.to_owned()));
+            }
+        }
+    });
+    match dumped {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        result => result.map(|()| found),
+    }
+}
+
+/// Name and number of packets of each counter of an inet table; none where there is no such table.
+pub(in crate::net) fn counters(table: &CStr) -> io::Result<Vec<(String, u64)>> {
+    let mut message = Chained::new(1);
+    let mut request = message.request().op_getobj_dump(&header());
+    request.encode().push_table(table).push_type(COUNTER);
+    drop(request);
+    let mut found = vec![];
+    let dumped = dump(&message.finalize().into_chained().into_buf(), |body| {
+        let (_, attributes) = OpGetobjDump::decode_reply(body);
+        if let Ok(name) = attributes.get_name()
+            && let Ok(ObjData::Counter(counter)) = attributes.get_data()
+            && let Ok(packets) = counter.get_packets()
+        {
+            found.push((name.to_string_lossy().into_owned(), packets));
+        }
+    });
+    match dumped {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![]),
+        result => result.map(|()| found),
+    }
+}
+
+fn header() -> Nfgenmsg {
+    Nfgenmsg {
+        nfgen_family: INET,
+        ..Nfgenmsg::new()
+    }
+}
+
 /// Appends the attributes of each message of a dump: their headers count the kernel's transactions.
 fn append_dump(question: &[u8], found: &mut Vec<u8>) -> io::Result<()> {
+    dump(question, |body| {
+        found.extend(body.get(FAMILY_HEADER..).unwrap_or_default())
+    })
+}
+
+/// Passes on each message of a dump, without its outermost header.
+fn dump(question: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let socket = exchange(question)?;
     loop {
         let (answers, _) = socket.recv_from_full()?;
@@ -109,7 +184,7 @@ fn append_dump(question: &[u8], found: &mut Vec<u8>) -> io::Result<()> {
             }
             let length = rest[..4].try_into().map(u32::from_ne_bytes).unwrap_or_default() as usize;
             let end = length.clamp(HEADER, rest.len());
-            found.extend(rest.get(HEADER + FAMILY_HEADER..end).unwrap_or_default());
+            each(rest.get(HEADER..end).unwrap_or_default());
             rest = rest.get(end.next_multiple_of(4)..).unwrap_or_default();
         }
     }
@@ -121,6 +196,10 @@ fn exchange(messages: &[u8]) -> io::Result<Socket> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.set_non_blocking(true)?;
+    // A transaction is one datagram, however large.
+    if messages.len() > USUAL {
+        setsockopt(&socket, sockopt::SndBufForce, &messages.len().saturating_mul(2))?;
+    }
     socket.send(messages, 0)?;
     Ok(socket)
 }
