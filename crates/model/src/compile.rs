@@ -6,7 +6,9 @@ mod masquerade;
 mod routes;
 mod service;
 
-pub use forwarding::{Backend, Choice, Forwarding, Frontend, FrontendKind, Rule, SetKey, Source, Target, WhenEmpty};
+pub use forwarding::{
+    Backend, Choice, Forwarding, Frontend, FrontendKind, Rule, SetKey, Source, Step, Target, WhenEmpty,
+};
 pub use masquerade::{Masquerade, masquerade};
 pub use routes::{NextHop, Overlap, Reach, RouteTable, Routes, Routing, Underlay, ranges};
 pub use service::service;

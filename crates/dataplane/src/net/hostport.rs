@@ -177,7 +177,11 @@ fn add_translation(batch: &mut Batch, family: &Family) {
         Expr::Network(family.destination, family.length, REGISTER),
         Expr::Different(&LOOPBACK_V6),
     ];
-    let every = [Expr::Protocol(REGISTER), Expr::Port(WORD + 1), Expr::Map(family.every, REGISTER, REGISTER)];
+    let every = [
+        Expr::Protocol(REGISTER),
+        Expr::Port(WORD + 1),
+        Expr::Map(family.every, REGISTER, REGISTER),
+    ];
     batch.add_rule(TABLE, TRANSLATE, &[&one[..], &translate].concat());
     let guard = match family.nfproto {
         nft::IPV6 => &not_loopback[..],

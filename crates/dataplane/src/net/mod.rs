@@ -25,6 +25,7 @@ pub mod route;
 pub mod routes;
 mod rtnl;
 mod rules;
+pub mod services;
 pub mod sysctl;
 pub mod tunnel;
 pub mod uplink;

@@ -135,3 +135,16 @@ pub enum FrontendKind {
     /// `spec.externalIPs`
     ExternalIp,
 }
+
+/// One step from what a dataplane does for Services to what it should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the set hold these backends.
+    Set(SetKey, Vec<Backend>),
+    /// Do so at this address, whether or not it is known. Its sets are.
+    Put(Frontend, Rule),
+    /// Nothing is at this address any more.
+    Remove(Frontend),
+    /// Nothing leads to the set any more.
+    Forget(SetKey),
+}

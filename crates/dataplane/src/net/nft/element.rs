@@ -4,12 +4,16 @@ use std::ffi::{CStr, CString};
 
 use netlink_bindings::nftables::{PushSetelemListElemAttrs, SetElemFlags, VerdictCode};
 use netlink_bindings::traits::Pusher;
+use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
 
 use super::Batch;
 
 /// How many elements go into one message; its attributes are limited to 64 KiB, and an element has 180 bytes at most
 /// (two IPv6 addresses from and to) or 330 with a comment.
 const CHUNK: usize = 190;
+/// linux/netfilter/nf_tables.h: NFTA_SET_ELEM_KEY_END, NFTA_DATA_VALUE.
+const KEY_END: u16 = 10;
+const DATA_VALUE: u16 = 1;
 /// linux/netfilter/nf_tables.h has no name for it; libnftnl: NFTNL_UDATA_SET_ELEM_COMMENT.
 const COMMENT: u8 = 0;
 
@@ -54,7 +58,12 @@ impl Element {
         }
         item = item.nested_key().push_value(&self.key).end_nested();
         if let Value::UpTo(end) = &self.value {
-            item = item.nested_key_end().push_value(end).end_nested();
+            // Not `nested_key_end`: the description that the crate is generated from lacks an attribute before it.
+            let buffer = item.as_vec_mut();
+            let attribute = push_nested_header(buffer, KEY_END);
+            push_header(buffer, DATA_VALUE, end.len() as u16);
+            buffer.extend(end);
+            finalize_nested_header(buffer, attribute);
         }
         if whole {
             item = match &self.value {

@@ -93,8 +93,12 @@ pub(in crate::net) enum Expr<'a> {
     /// Puts the value of the second register into the map, under the first, for this long unless it is put there again.
     /// What the map holds already only gets more time. Ends the rule where the map is full.
     Remember(&'a CStr, u32, u32, Duration),
-    /// Takes the register's value out of the map.
-    Forget(&'a CStr, u32),
+    /// Takes the first register's value out of the map. The kernel wants a value as well, and does not look at it.
+    Forget(&'a CStr, u32, u32),
+    /// Writes the register's value into the packet's priority: where it outlives a rule, unlike in a register.
+    Note(u32),
+    /// Loads the packet's priority into a register.
+    Noted(u32),
     /// Counts in this counter of the table.
     Count(&'a CStr),
     /// Runs another chain.
@@ -165,8 +169,16 @@ impl Expr<'_> {
                 let numgen = list.nested_elem().nested_data_numgen().push_dreg(to.to_be());
                 numgen.push_modulus(below).push_type(RANDOM).end_nested().end_nested()
             }
-            Expr::Remember(map, key, data, timeout) => dynset(list, map, UPDATE, key, Some((data, timeout))),
-            Expr::Forget(map, key) => dynset(list, map, DELETE, key, None),
+            Expr::Remember(map, key, data, timeout) => dynset(list, map, UPDATE, [key, data], Some(timeout)),
+            Expr::Forget(map, key, data) => dynset(list, map, DELETE, [key, data], None),
+            Expr::Note(from) => {
+                let meta = list
+                    .nested_elem()
+                    .nested_data_meta()
+                    .push_key(MetaKeys::Priority as u32);
+                meta.push_sreg(from).end_nested().end_nested()
+            }
+            Expr::Noted(to) => load(list, MetaKeys::Priority, to),
             Expr::Count(counter) => {
                 let reference = list.nested_elem().nested_data_objref().push_imm_type(COUNTER);
                 reference.push_imm_name(counter).end_nested().end_nested()
@@ -233,27 +245,27 @@ fn look_up<P: Pusher>(
     lookup.end_nested().end_nested()
 }
 
-/// A step that changes a map; the crate has none. `put`: register of the value, and for how long.
+/// A step that changes a map; the crate has none.
 fn dynset<P: Pusher>(
     list: PushExprListAttrs<P>,
     map: &CStr,
     operation: u32,
-    key: u32,
-    put: Option<(u32, Duration)>,
+    [key, data]: [u32; 2],
+    timeout: Option<Duration>,
 ) -> PushExprListAttrs<P> {
     let mut step = list.nested_elem().push_name(c"dynset");
     let buffer = step.as_vec_mut();
-    let data = push_nested_header(buffer, EXPRESSION_DATA);
+    let start = push_nested_header(buffer, EXPRESSION_DATA);
     push_header(buffer, DYNSET_SET, map.to_bytes_with_nul().len() as u16);
     buffer.extend(map.to_bytes_with_nul());
     push_number(buffer, DYNSET_OPERATION, operation);
     push_number(buffer, DYNSET_KEY, key);
-    if let Some((value, timeout)) = put {
-        push_number(buffer, DYNSET_DATA, value);
+    push_number(buffer, DYNSET_DATA, data);
+    if let Some(timeout) = timeout {
         push_header(buffer, DYNSET_TIMEOUT, 8);
         buffer.extend((timeout.as_millis() as u64).to_be_bytes());
     }
-    finalize_nested_header(buffer, data);
+    finalize_nested_header(buffer, start);
     step.end_nested()
 }
 

@@ -71,7 +71,10 @@ mod tests {
         ]
         .map(|net| net.parse().unwrap())
         .to_vec();
-        let text: Vec<_> = elements(&nets, true).iter().map(|e| (e.key.clone(), e.value == Value::End)).collect();
+        let text: Vec<_> = elements(&nets, true)
+            .iter()
+            .map(|e| (e.key.clone(), e.value == Value::End))
+            .collect();
         assert_eq!(
             text,
             [

@@ -7,7 +7,7 @@ mod socket;
 
 use std::ffi::CStr;
 
-use netlink_bindings::nftables::{Chained, Nfgenmsg, PushSetDescConcatAttrs, Request};
+use netlink_bindings::nftables::{Chained, Nfgenmsg, PushSetDescConcatAttrs, Request, SetFlags};
 
 use super::NetError;
 pub(super) use element::{Element, Value, comment};
@@ -36,13 +36,13 @@ pub(super) enum Place {
 
 /// linux/netfilter_ipv4.h, nf_ip_hook_priorities: where destinations are translated.
 pub(super) const DESTINATION_NAT: i32 = -100;
+/// linux/netfilter_ipv4.h, nf_ip_hook_priorities: where packets are filtered.
+pub(super) const FILTER: i32 = 0;
 /// linux/netfilter_ipv4.h, nf_ip_hook_priorities: where sources are translated.
 pub(super) const SOURCE_NAT: i32 = 100;
 
 /// linux/netfilter/nf_tables.h: NFT_DATA_VERDICT.
 const VERDICT: u32 = 0xffff_ff00;
-/// linux/netfilter/nf_tables.h: NFT_SET_CONCAT, for keys of several parts of which one is a range.
-pub(super) const CONCATENATED: u32 = 0x80;
 
 /// A part of a key or of a value.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,8 @@ pub(super) enum Field {
     Port,
     /// A number in host byte order.
     Number,
+    /// The same, as a packet's priority has it.
+    Class,
 }
 
 impl Field {
@@ -64,6 +66,7 @@ impl Field {
             Field::Protocol => 12,
             Field::Port => 13,
             Field::Number => 19,
+            Field::Class => 23,
         }
     }
 
@@ -225,7 +228,7 @@ impl Batch {
             Some(To::Verdict) => encoder.push_data_type(VERDICT).push_data_len(0),
             Some(To::Data(fields)) => encoder.push_data_type(fields.kind()).push_data_len(fields.length()),
         };
-        let concatenated = set.flags & CONCATENATED != 0;
+        let concatenated = set.flags & SetFlags::Concat as u32 != 0;
         if set.size.is_some() || concatenated {
             let mut description = encoder.nested_desc();
             if let Some(size) = set.size {

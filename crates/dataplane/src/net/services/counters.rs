@@ -48,8 +48,12 @@ pub fn refusals() -> Result<Vec<(&'static str, u64)>, NetError> {
         source,
     })?;
     let of = |reason: &&Reason| {
-        let found = counted.iter().find(|(name, _)| name.as_bytes() == reason.name.to_bytes());
-        found.filter(|(_, packets)| *packets > 0).map(|(_, packets)| (reason.text, *packets))
+        let found = counted
+            .iter()
+            .find(|(name, _)| name.as_bytes() == reason.name.to_bytes());
+        found
+            .filter(|(_, packets)| *packets > 0)
+            .map(|(_, packets)| (reason.text, *packets))
     };
     Ok(REASONS.iter().filter_map(of).collect())
 }

@@ -3,34 +3,20 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-use crate::net::nft::{self, Field};
+use crate::net::nft;
 
 /// The table.
 pub(super) const TABLE: &CStr = c"weft-services";
 /// The bit of a packet's mark by which it is masqueraded when it leaves; the same as kube-proxy's, with the same meaning.
 pub(super) const MASQUERADE: u32 = 0x4000;
 
-/// Where a connection comes from: a process or a pod of this node or of another, or elsewhere.
-#[derive(Debug)]
-pub(super) struct Side {
-    pub(super) name: &'static str,
-    /// Set number -> the chain that picks one of its backends. Empty sets are not in it.
-    pub(super) sizes: &'static CStr,
-}
+/// Number of a set -> the chain that picks one of its backends. Empty sets are not in it.
+pub(super) const SIZES: &CStr = c"sizes";
 
-pub(super) const INSIDE: Side = Side {
-    name: "inside",
-    sizes: c"sizes-inside",
-};
-pub(super) const OUTSIDE: Side = Side {
-    name: "outside",
-    sizes: c"sizes-outside",
-};
-
-/// What holds the frontends of one family as one side sees them.
+/// What holds the frontends of one family as they are seen from one side: by processes and pods of the cluster, or from
+/// elsewhere.
 #[derive(Debug)]
 pub(super) struct View {
-    pub(super) side: &'static Side,
     /// The chain that looks for a packet's frontend.
     pub(super) chain: &'static CStr,
     /// Frontend -> number of its set.
@@ -46,7 +32,6 @@ pub(super) struct View {
 pub(super) struct Family {
     pub(super) v4: bool,
     pub(super) nfproto: u8,
-    pub(super) address: Field,
     /// In words of four bytes.
     pub(super) words: u32,
     /// Offsets in the network header (RFC 791, RFC 8200).
@@ -73,20 +58,17 @@ pub(super) struct Family {
 pub(super) const V4: Family = Family {
     v4: true,
     nfproto: nft::IPV4,
-    address: Field::Ipv4,
     words: 1,
     source: 12,
     destination: 16,
     views: [
         View {
-            side: &INSIDE,
             chain: c"inside4",
             frontends: c"frontends-inside4",
             masquerade: c"masquerade-inside4",
             silent: c"silent-inside4",
         },
         View {
-            side: &OUTSIDE,
             chain: c"outside4",
             frontends: c"frontends-outside4",
             masquerade: c"masquerade-outside4",
@@ -106,20 +88,17 @@ pub(super) const V4: Family = Family {
 pub(super) const V6: Family = Family {
     v4: false,
     nfproto: nft::IPV6,
-    address: Field::Ipv6,
     words: 4,
     source: 8,
     destination: 24,
     views: [
         View {
-            side: &INSIDE,
             chain: c"inside6",
             frontends: c"frontends-inside6",
             masquerade: c"masquerade-inside6",
             silent: c"silent-inside6",
         },
         View {
-            side: &OUTSIDE,
             chain: c"outside6",
             frontends: c"frontends-outside6",
             masquerade: c"masquerade-outside6",
@@ -154,11 +133,11 @@ pub(super) struct Pick {
 }
 
 impl Pick {
-    /// Its name: `inside4-3`, of three backends; `outside6-3-10800s`, with affinity.
-    pub(super) fn chain(&self, side: &Side) -> CString {
+    /// Its name: `pick4-3`, of three backends; `pick6-3-10800s`, with affinity.
+    pub(super) fn chain(&self) -> CString {
         let family = if self.v4 { 4 } else { 6 };
         let affinity = self.affinity.map(|timeout| format!("-{}s", timeout.as_secs()));
-        let name = format!("{}{family}-{}{}", side.name, self.backends, affinity.unwrap_or_default());
+        let name = format!("pick{family}-{}{}", self.backends, affinity.unwrap_or_default());
         CString::new(name).unwrap_or_default()
     }
 }

@@ -4,10 +4,10 @@ use std::ffi::CStr;
 
 use netlink_bindings::nftables::{MetaKeys, SetFlags};
 
-use super::counters::{INVALID, NOT_ALLOWED, NO_ENDPOINT, NO_PORT, Reason, SILENT, UNALLOCATED};
-use super::names::{FAMILIES, Family, INSIDE, MASQUERADE, OUTSIDE, Pick, TABLE, View};
+use super::counters::{INVALID, NO_ENDPOINT, NO_PORT, NOT_ALLOWED, Reason, SILENT, UNALLOCATED};
+use super::names::{FAMILIES, Family, MASQUERADE, Pick, SIZES, TABLE, View, family};
 use crate::net::name;
-use crate::net::nft::{self, Batch, CONCATENATED, Expr, Field, Fields, Place, REGISTER, Set, To};
+use crate::net::nft::{self, Batch, Expr, Field, Fields, Place, REGISTER, Set, To};
 
 /// Registers of four bytes: the first four are [`REGISTER`].
 const WORD: u32 = 8;
@@ -95,8 +95,8 @@ impl Registers<'_> {
 
 /// All sets and maps, of every family.
 pub(super) fn sets() -> Vec<Set<'static>> {
-    const NUMBER: Fields<'_> = Fields(&[Field::Number]);
-    let mut sets: Vec<Set<'static>> = [&INSIDE, &OUTSIDE].map(|side| map(side.sizes, NUMBER, To::Verdict)).into();
+    const NUMBER: Fields<'_> = Fields(&[Field::Class]);
+    let mut sets: Vec<Set<'static>> = vec![map(SIZES, NUMBER, To::Verdict)];
     for family in FAMILIES {
         let fields = Parts::of(family);
         for view in &family.views {
@@ -105,7 +105,11 @@ pub(super) fn sets() -> Vec<Set<'static>> {
         }
         let ranges = SetFlags::Interval as u32;
         sets.extend([
-            map(family.backends, Fields(&[Field::Number, Field::Number]), To::Data(fields.backend)),
+            map(
+                family.backends,
+                Fields(&[Field::Class, Field::Number]),
+                To::Data(fields.backend),
+            ),
             set(family.members, fields.member, 0),
             Set {
                 flags: REMEMBERS,
@@ -113,7 +117,7 @@ pub(super) fn sets() -> Vec<Set<'static>> {
                 ..map(family.affinity, fields.client, To::Data(fields.backend))
             },
             set(family.restricted, fields.frontend, 0),
-            set(family.allowed, fields.allowed, ranges | CONCATENATED),
+            set(family.allowed, fields.allowed, ranges | SetFlags::Concat as u32),
             set(family.live, fields.address, 0),
             set(family.ranges, fields.address, ranges),
             set(family.pods, fields.address, ranges),
@@ -134,22 +138,22 @@ struct Parts {
 
 impl Parts {
     fn of(family: &Family) -> Self {
-        use Field::{Ipv4, Ipv6, Number, Port, Protocol};
+        use Field::{Class, Ipv4, Ipv6, Port, Protocol};
         match family.v4 {
             true => Self {
                 address: Fields(&[Ipv4]),
                 frontend: Fields(&[Ipv4, Protocol, Port]),
                 backend: Fields(&[Ipv4, Port]),
-                member: Fields(&[Number, Ipv4, Port]),
-                client: Fields(&[Ipv4, Number]),
+                member: Fields(&[Class, Ipv4, Port]),
+                client: Fields(&[Ipv4, Class]),
                 allowed: Fields(&[Ipv4, Protocol, Port, Ipv4]),
             },
             false => Self {
                 address: Fields(&[Ipv6]),
                 frontend: Fields(&[Ipv6, Protocol, Port]),
                 backend: Fields(&[Ipv6, Port]),
-                member: Fields(&[Number, Ipv6, Port]),
-                client: Fields(&[Ipv6, Number]),
+                member: Fields(&[Class, Ipv6, Port]),
+                client: Fields(&[Ipv6, Class]),
                 allowed: Fields(&[Ipv6, Protocol, Port, Ipv6]),
             },
         }
@@ -190,7 +194,9 @@ pub(super) fn write(batch: &mut Batch) {
     batch.add_nat_chain(TABLE, POST_ROUTING, Place::PostRouting, nft::SOURCE_NAT);
     let callable = constant_chains().into_iter().skip(5);
     callable.for_each(|chain| batch.add_chain(TABLE, chain));
-    constant_chains().into_iter().for_each(|chain| batch.flush_chain(TABLE, chain));
+    constant_chains()
+        .into_iter()
+        .for_each(|chain| batch.flush_chain(TABLE, chain));
 
     for family in FAMILIES {
         write_entry(batch, family);
@@ -198,7 +204,11 @@ pub(super) fn write(batch: &mut Batch) {
     }
     for (chain, reason) in REFUSALS {
         batch.add_rule(TABLE, chain, &[Expr::Count(reason.name)]);
-        batch.add_rule(TABLE, chain, &[Expr::Protocol(REGISTER), Expr::Equal(&[TCP]), Expr::Reset]);
+        batch.add_rule(
+            TABLE,
+            chain,
+            &[Expr::Protocol(REGISTER), Expr::Equal(&[TCP]), Expr::Reset],
+        );
         batch.add_rule(TABLE, chain, &[Expr::Unreachable]);
     }
     // A pod that is led to itself would take its own address for a forged one.
@@ -214,6 +224,8 @@ pub(super) fn write(batch: &mut Batch) {
     // addresses it never spoke to, and break the connection off.
     let invalid = [Expr::State(nft::INVALID), Expr::Count(INVALID.name), Expr::Drop];
     batch.add_rule(TABLE, FORWARD, &invalid);
+    let zero = [Expr::Translated, Expr::Load(&[0; 4], REGISTER), Expr::Note(REGISTER)];
+    batch.add_rule(TABLE, POST_ROUTING, &zero);
     batch.add_rule(TABLE, POST_ROUTING, &[Expr::Marked(MASQUERADE), Expr::Masquerade]);
 }
 
@@ -255,59 +267,57 @@ fn write_view(batch: &mut Batch, family: &Family, view: &View) {
     add(&at.address(), &not_allowed);
     for frontend in at.frontends() {
         add(&frontend, &[Expr::In(view.masquerade, key), Expr::Mark(MASQUERADE)]);
-        let pick = [Expr::Map(view.frontends, key, set), Expr::Verdict(view.side.sizes, set)];
-        add(&frontend, &pick);
-        add(&frontend, &[Expr::In(view.silent, key), Expr::Count(SILENT.name), Expr::Drop]);
+        let to_set = [Expr::Map(view.frontends, key, set), Expr::Note(set)];
+        let pick = [Expr::Noted(set), Expr::Verdict(SIZES, set)];
+        add(&frontend, &[to_set, pick].concat());
+        add(
+            &frontend,
+            &[Expr::In(view.silent, key), Expr::Count(SILENT.name), Expr::Drop],
+        );
         let [(no_endpoint, _), _] = REFUSALS;
-        add(&frontend, &[Expr::Map(view.frontends, key, set), Expr::Goto(no_endpoint)]);
+        add(&frontend, &[&to_set[..], &[Expr::Goto(no_endpoint)]].concat());
     }
     let destination = [Expr::Network(family.destination, at.bytes(), REGISTER)];
     let [_, (no_port, _)] = REFUSALS;
     add(&destination, &[Expr::In(family.live, REGISTER), Expr::Goto(no_port)]);
-    let unallocated = [Expr::In(family.ranges, REGISTER), Expr::Count(UNALLOCATED.name), Expr::Drop];
+    let unallocated = [
+        Expr::In(family.ranges, REGISTER),
+        Expr::Count(UNALLOCATED.name),
+        Expr::Drop,
+    ];
     add(&destination, &unallocated);
 }
 
-/// Adds the chains that pick so, one for each side.
+/// Adds the chain that picks so.
 pub(super) fn write_pick(batch: &mut Batch, pick: &Pick) {
-    let family = super::names::family(pick.v4);
+    let family = family(pick.v4);
     let at = Registers { family };
     let (key, set) = (at.key(), at.set());
+    let chain = pick.chain();
+    batch.add_chain(TABLE, &chain);
+    let mut add = |parts: &[&[Expr<'_>]]| batch.add_rule(TABLE, &chain, &parts.concat());
     let go = Expr::Destination(family.nfproto, key, at.port());
-    let random = [Expr::Random(pick.backends, key), Expr::Map(family.backends, set, key)];
-    for view in &family.views {
-        let chain = pick.chain(view.side);
-        batch.add_chain(TABLE, &chain);
-        // A frontend is looked up again: registers do not outlive a rule.
-        let frontends = at.frontends().map(|mut steps| {
-            steps.push(Expr::Map(view.frontends, key, set));
-            steps
-        });
-        if let Some(timeout) = pick.affinity {
-            let remember = Expr::Remember(family.affinity, Registers::CLIENT, key, timeout);
-            let same_as_before = [
-                at.client(),
-                Expr::Map(family.affinity, Registers::CLIENT, key),
-                Expr::In(family.members, set),
-                remember,
-                go,
-            ];
-            let another = [at.client(), Expr::Forget(family.affinity, Registers::CLIENT), remember, go];
-            for frontend in &frontends {
-                batch.add_rule(TABLE, &chain, &[frontend, &same_as_before[..]].concat());
-                batch.add_rule(TABLE, &chain, &[frontend, &random[..], &another].concat());
-            }
-        }
-        // Without affinity, or where no more clients can be remembered.
-        for frontend in &frontends {
-            batch.add_rule(TABLE, &chain, &[frontend, &random[..], &[go]].concat());
-        }
+    let random = [
+        Expr::Noted(set),
+        Expr::Random(pick.backends, key),
+        Expr::Map(family.backends, set, key),
+    ];
+    if let Some(timeout) = pick.affinity {
+        let client = [at.client(), Expr::Noted(set)];
+        let remember = Expr::Remember(family.affinity, Registers::CLIENT, key, timeout);
+        let as_before = [
+            Expr::Map(family.affinity, Registers::CLIENT, key),
+            Expr::In(family.members, set),
+        ];
+        add(&[&client, &as_before, &[remember, go]]);
+        let forget = Expr::Forget(family.affinity, Registers::CLIENT, key);
+        add(&[&random, &client, &[forget, remember, go]]);
     }
+    // Without affinity, or where no more clients can be remembered.
+    add(&[&random, &[go]]);
 }
 
-/// Deletes the chains that pick so.
+/// Deletes the chain that picks so.
 pub(super) fn delete_pick(batch: &mut Batch, pick: &Pick) {
-    for side in [&INSIDE, &OUTSIDE] {
-        batch.delete_chain(TABLE, &pick.chain(side));
-    }
+    batch.delete_chain(TABLE, &pick.chain());
 }
