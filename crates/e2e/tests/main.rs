@@ -20,6 +20,7 @@ mod paths;
 mod podman;
 mod pools;
 mod scale;
+mod services;
 mod support;
 
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         bad_input::tests(),
         kills::tests(),
         scale::tests(),
+        services::tests(),
     ]
     .into_iter()
     .flatten()
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         support::take_down();
+        services::print_table();
     }
     conclusion.exit_code()
 }

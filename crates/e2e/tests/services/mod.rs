@@ -1,0 +1,62 @@
+//! Services by traffic: one table of behaviours (`table`), tried on each dataplane from everywhere, many rows at once.
+
+mod cast;
+mod place;
+mod run;
+mod stories;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use libtest_mimic::Trial;
+
+use crate::support::test;
+
+pub(crate) fn tests() -> Vec<Trial> {
+    vec![test("services::behaviour_on_ebpf", || run::table(Dataplane::Ebpf))]
+}
+
+/// What carries Services on the nodes of a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Dataplane {
+    Ebpf,
+}
+
+/// How a row went on a dataplane.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tick {
+    Passes,
+    /// It is listed as a gap, and fails.
+    Gap,
+    Fails,
+}
+
+type Ticks = Vec<(&'static str, Tick)>;
+
+static TICKS: Mutex<BTreeMap<Dataplane, Ticks>> = Mutex::new(BTreeMap::new());
+
+fn record(dataplane: Dataplane, ticks: Ticks) {
+    let mut all = TICKS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.insert(dataplane, ticks);
+}
+
+/// Prints what was found on each dataplane, if anything was.
+pub(crate) fn print_table() {
+    let all = TICKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(first) = all.values().next() else { return };
+    let heads: Vec<String> = all.keys().map(|dataplane| format!("{dataplane:?}")).collect();
+    println!(
+        "\n| behaviour of Services | {} |\n| --- |{}",
+        heads.join(" | "),
+        " --- |".repeat(all.len())
+    );
+    for (at, (name, _)) in first.iter().enumerate() {
+        let ticks = all.values().map(|ticks| match ticks.get(at).map(|(_, tick)| tick) {
+            Some(Tick::Passes) => "✓",
+            Some(Tick::Gap) => "gap",
+            Some(Tick::Fails) | None => "FAILS",
+        });
+        println!("| {name} | {} |", ticks.collect::<Vec<_>>().join(" | "));
+    }
+}
