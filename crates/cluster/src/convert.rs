@@ -6,12 +6,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use weft_model::service::ServiceCidr;
 use weft_model::{
-    Endpoint, EndpointPort, EndpointSlice, Namespace, Node, ObjectKey, Pod, PodMeta, Protocol, Service, ServicePort,
-    ServiceType, SessionAffinity, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, IpMode, LoadBalancerIp, Namespace, Node, ObjectKey, Pod, PodMeta, Protocol,
+    Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
 };
 
 use crate::field::{BadField, Field};
@@ -86,12 +87,6 @@ pub(crate) fn service(meta: &Meta<'_>, body: &Value) -> Result<Option<Service>, 
     )?;
     let headless = spec.get("clusterIP").text()? == Some("None");
     let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];
-    let ingress = Field::root(body)
-        .get("status")
-        .get("loadBalancer")
-        .get("ingress")
-        .list()?;
-    let has_address = |entry: &Field<'_>| entry.get("ip").text().is_ok_and(|ip| ip.is_some());
     Ok(Some(Service {
         key: meta.key.clone(),
         type_,
@@ -102,11 +97,14 @@ pub(crate) fn service(meta: &Meta<'_>, body: &Value) -> Result<Option<Service>, 
         },
         headless,
         external_ips: addresses(&spec.get("externalIPs"))?,
-        load_balancer_ips: ingress
+        load_balancer_ips: load_balancer_ips(body)?,
+        load_balancer_source_ranges: spec
+            .get("loadBalancerSourceRanges")
+            .list()?
             .iter()
-            .filter(|entry| has_address(entry))
-            .map(|entry| address(&entry.get("ip")))
+            .map(source_range)
             .collect::<Result<_, _>>()?,
+        health_check_node_port: spec.get("healthCheckNodePort").port()?,
         external_name: spec.get("externalName").owned()?,
         ports: spec
             .get("ports")
@@ -135,6 +133,28 @@ fn cluster_ips(spec: &Field<'_>) -> Result<Vec<IpAddr>, BadField> {
         Some(text) if all.is_empty() && !text.is_empty() => Ok(vec![address(&single)?]),
         _ => Ok(all),
     }
+}
+
+/// A load balancer that is known by name alone has no address to answer at.
+fn load_balancer_ips(body: &Value) -> Result<Vec<LoadBalancerIp>, BadField> {
+    let ingress = Field::root(body).get("status").get("loadBalancer").get("ingress");
+    let mut found = vec![];
+    for entry in ingress.list()? {
+        if entry.get("ip").text()?.is_some_and(|ip| !ip.is_empty()) {
+            found.push(LoadBalancerIp {
+                ip: address(&entry.get("ip"))?,
+                mode: entry
+                    .get("ipMode")
+                    .word(IpMode::Vip, &[("VIP", IpMode::Vip), ("Proxy", IpMode::Proxy)])?,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The API takes spaces around a range, and addresses in place of their network.
+fn source_range(field: &Field<'_>) -> Result<IpNet, BadField> {
+    Ok(field.parse_trimmed::<IpNet>("a range such as 192.0.2.0/24")?.trunc())
 }
 
 fn service_port(port: &Field<'_>) -> Result<ServicePort, BadField> {
@@ -245,6 +265,9 @@ pub(crate) fn service_cidr(meta: &Meta<'_>, body: &Value) -> Result<ServiceCidr,
     })
 }
 
+/// The taint by which the autoscaler says that it is about to remove a node.
+const SCALED_AWAY: &str = "ToBeDeletedByClusterAutoscaler";
+
 pub(crate) fn node(meta: &Meta<'_>, body: &Value) -> Result<Option<Node>, BadField> {
     let root = Field::root(body);
     let mut internal_ips: Vec<IpAddr> = vec![];
@@ -267,11 +290,14 @@ pub(crate) fn node(meta: &Meta<'_>, body: &Value) -> Result<Option<Node>, BadFie
     if pod_cidrs.is_empty() && spec.get("podCIDR").text()?.is_some_and(|text| !text.is_empty()) {
         pod_cidrs.push(range(&spec.get("podCIDR"))?);
     }
+    let tainted = |taint: &Field<'_>| taint.get("key").text().is_ok_and(|key| key == Some(SCALED_AWAY));
+    let leaving = meta.object.deletion_timestamp.is_some() || spec.get("taints").list()?.iter().any(tainted);
     Ok(Some(Node {
         name: meta.key.name.clone(),
         internal_ips,
         pod_cidrs,
         zone: meta.label("topology.kubernetes.io/zone").map(str::to_owned),
+        leaving,
         labels: meta.labels.cloned().unwrap_or_default(),
     }))
 }

@@ -107,6 +107,12 @@ impl<'a> Field<'a> {
         text.parse().map_err(|_| self.bad(expected))
     }
 
+    /// The same, whatever space is around it.
+    pub(crate) fn parse_trimmed<T: std::str::FromStr>(&self, expected: &str) -> Result<T, BadField> {
+        let text = self.text()?.ok_or_else(|| self.bad(expected))?;
+        text.trim().parse().map_err(|_| self.bad(expected))
+    }
+
     /// A whole structure; its default where the field is empty.
     pub(crate) fn read<T: Default + serde::de::DeserializeOwned>(&self, expected: &str) -> Result<T, BadField> {
         let Some(value) = self.value else {

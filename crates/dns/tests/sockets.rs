@@ -59,20 +59,9 @@ async fn start(upstreams: Vec<SocketAddr>) -> Server {
 
 fn service(name: &str, ip: Option<Ipv4Addr>) -> Change {
     Change::Service(Service {
-        key: ObjectKey::new("kube-system", name),
-        type_: ServiceType::ClusterIp,
         cluster_ips: ip.into_iter().map(Into::into).collect(),
         headless: ip.is_none(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_name: None,
-        ports: Vec::new(),
-        internal_traffic_policy: Default::default(),
-        external_traffic_policy: Default::default(),
-        session_affinity: Default::default(),
-        publish_not_ready: false,
-        traffic_distribution: None,
-        foreign: false,
+        ..Service::named(ObjectKey::new("kube-system", name))
     })
 }
 

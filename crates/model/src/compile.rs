@@ -3,12 +3,16 @@
 mod endpoints;
 mod forwarding;
 mod masquerade;
+mod problem;
 mod routes;
 mod service;
+mod trust;
 
 pub use forwarding::{
     Backend, Choice, Forwarding, Frontend, FrontendKind, Rule, SetKey, Source, Step, Target, WhenEmpty,
 };
 pub use masquerade::{Masquerade, masquerade};
+pub use problem::{AddressField, Problem};
 pub use routes::{NextHop, Overlap, Reach, RouteTable, Routes, Routing, Underlay, ranges};
 pub use service::service;
+pub use trust::Untrusted;

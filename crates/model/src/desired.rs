@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
 /// One step that takes the kernel closer to what is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +20,20 @@ pub enum Step<K, V> {
 /// news arrived.
 #[derive(Clone, Debug)]
 pub struct Wanted<O, K, V> {
-    by_owner: HashMap<O, BTreeMap<K, V>>,
-    owners: HashMap<K, Vec<O>>,
+    /// In the order of their keys.
+    by_owner: HashMap<Arc<O>, Box<[(K, V)]>>,
+    /// Who has each key.
+    holders: HashMap<K, Arc<O>>,
+    /// The keys that several want, with all of them in order.
+    contested: BTreeMap<K, Vec<Arc<O>>>,
 }
 
 impl<O, K, V> Default for Wanted<O, K, V> {
     fn default() -> Self {
         Self {
             by_owner: HashMap::new(),
-            owners: HashMap::new(),
+            holders: HashMap::new(),
+            contested: BTreeMap::new(),
         }
     }
 }
@@ -40,33 +46,29 @@ where
 {
     /// Replaces everything that an owner wants and returns the steps that follow from it.
     pub fn set(&mut self, owner: &O, entries: BTreeMap<K, V>) -> Vec<Step<K, V>> {
-        let old = self.by_owner.remove(owner).unwrap_or_default();
+        let (owner, old) = match self.by_owner.remove_entry(owner) {
+            Some(found) => found,
+            None => (Arc::new(owner.clone()), Box::default()),
+        };
         let touched: Vec<K> = old
             .iter()
             .filter(|(key, value)| entries.get(key) != Some(value))
             .map(|(key, _)| key)
-            .chain(entries.keys().filter(|key| !old.contains_key(key)))
+            .chain(entries.keys().filter(|key| find(&old, key).is_none()))
             .cloned()
             .collect();
         let before: Vec<Option<V>> = touched
             .iter()
-            .map(|key| self.value_with(key, owner, &old).cloned())
+            .map(|key| self.value_with(key, &owner, &old).cloned())
             .collect();
-        for key in old.keys().filter(|key| !entries.contains_key(key)) {
-            if let Some(owners) = self.owners.get_mut(key) {
-                owners.retain(|other| other != owner);
-                if owners.is_empty() {
-                    self.owners.remove(key);
-                }
-            }
+        for (key, _) in old.iter().filter(|(key, _)| !entries.contains_key(key)) {
+            self.leave(key, &owner);
         }
-        for key in entries.keys().filter(|key| !old.contains_key(key)) {
-            let owners = self.owners.entry(key.clone()).or_default();
-            let at = owners.partition_point(|other| other < owner);
-            owners.insert(at, owner.clone());
+        for key in entries.keys().filter(|key| find(&old, key).is_none()) {
+            self.join(key, &owner);
         }
         if !entries.is_empty() {
-            self.by_owner.insert(owner.clone(), entries);
+            self.by_owner.insert(owner, entries.into_iter().collect());
         }
         let steps = touched.into_iter().zip(before).filter_map(|(key, before)| {
             let after = self.get(&key).cloned();
@@ -79,35 +81,77 @@ where
         steps.collect()
     }
 
-    fn value_with<'a>(&'a self, key: &K, owner: &O, entries: &'a BTreeMap<K, V>) -> Option<&'a V> {
-        let first = self.owners.get(key)?.first()?;
-        if first == owner {
-            entries.get(key)
+    fn join(&mut self, key: &K, owner: &Arc<O>) {
+        let Some(holder) = self.holders.get_mut(key) else {
+            self.holders.insert(key.clone(), owner.clone());
+            return;
+        };
+        let all = self
+            .contested
+            .entry(key.clone())
+            .or_insert_with(|| vec![holder.clone()]);
+        let at = all.partition_point(|other| other < owner);
+        all.insert(at, owner.clone());
+        if owner < holder {
+            *holder = owner.clone();
+        }
+    }
+
+    fn leave(&mut self, key: &K, owner: &Arc<O>) {
+        let Some(all) = self.contested.get_mut(key) else {
+            self.holders.remove(key);
+            return;
+        };
+        all.retain(|other| other != owner);
+        if let Some(first) = all.first() {
+            self.holders.insert(key.clone(), first.clone());
+        }
+        if all.len() < 2 {
+            self.contested.remove(key);
+        }
+    }
+
+    fn value_with<'a>(&'a self, key: &K, owner: &O, entries: &'a [(K, V)]) -> Option<&'a V> {
+        let holder = self.holders.get(key)?;
+        if **holder == *owner {
+            find(entries, key)
         } else {
-            self.by_owner.get(first)?.get(key)
+            find(self.by_owner.get(holder)?, key)
         }
     }
 
     /// What is wanted under this key.
     pub fn get(&self, key: &K) -> Option<&V> {
-        let first = self.owners.get(key)?.first()?;
-        self.by_owner.get(first)?.get(key)
+        find(self.by_owner.get(self.holders.get(key)?)?, key)
+    }
+
+    /// The keys that several owners want, with all of them: the first has it.
+    pub fn contested(&self) -> impl Iterator<Item = (&K, impl Iterator<Item = &O>)> {
+        self.contested
+            .iter()
+            .map(|(key, all)| (key, all.iter().map(|owner| &**owner)))
     }
 
     /// Everything wanted, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.owners.keys().filter_map(|key| Some((key, self.get(key)?)))
+        self.holders.keys().filter_map(|key| Some((key, self.get(key)?)))
     }
 
     /// How many entries are wanted.
     pub fn len(&self) -> usize {
-        self.owners.len()
+        self.holders.len()
     }
 
     /// True where nothing is wanted.
     pub fn is_empty(&self) -> bool {
-        self.owners.is_empty()
+        self.holders.is_empty()
     }
+}
+
+/// The value of a key among entries in order.
+fn find<'a, K: Ord, V>(entries: &'a [(K, V)], key: &K) -> Option<&'a V> {
+    let at = entries.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+    entries.get(at).map(|(_, value)| value)
 }
 
 /// The steps from what is there to what is wanted, over the union of both: what is only there is removed.
@@ -135,7 +179,13 @@ mod tests {
         assert_eq!(wanted.set(&"b", BTreeMap::from([(1, 'b')])), vec![Step::Put(1, 'b')]);
         assert_eq!(wanted.set(&"a", BTreeMap::from([(1, 'a')])), vec![Step::Put(1, 'a')]);
         assert_eq!(wanted.set(&"b", BTreeMap::from([(1, 'B')])), vec![]);
+        let contested: Vec<_> = wanted
+            .contested()
+            .map(|(key, owners)| (*key, owners.copied().collect()))
+            .collect();
+        assert_eq!(contested, [(1, vec!["a", "b"])]);
         assert_eq!(wanted.set(&"a", BTreeMap::new()), vec![Step::Put(1, 'B')]);
+        assert_eq!(wanted.contested().count(), 0);
         assert_eq!(wanted.set(&"b", BTreeMap::new()), vec![Step::Remove(1)]);
         assert!(wanted.is_empty());
     }

@@ -34,5 +34,7 @@ pub use name::ObjectKey;
 pub use namespace::Namespace;
 pub use node::Node;
 pub use pod::{Pod, PodMeta};
-pub use service::{Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+pub use service::{
+    IpMode, LoadBalancerIp, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy,
+};
 pub use state::{Dirty, State};

@@ -18,6 +18,9 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
+    /// The node is being deleted, or is about to be scaled away (taint `ToBeDeletedByClusterAutoscaler`): load
+    /// balancers are to send no new connections (KEP-3836). The state keeps only the local node's.
+    pub leaving: bool,
     /// `metadata.labels`; the state keeps only the local node's.
     pub labels: Labels,
 }

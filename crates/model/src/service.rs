@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::ObjectKey;
@@ -14,7 +15,7 @@ pub struct ServiceCidr {
     /// `metadata.name`.
     pub name: String,
     /// `spec.cidrs`.
-    pub cidrs: Vec<ipnet::IpNet>,
+    pub cidrs: Vec<IpNet>,
 }
 
 /// Transport protocol of a service port. The numbers are those of IANA (also in the kernel's maps).
@@ -84,6 +85,25 @@ pub enum SessionAffinity {
     ClientIp(Duration),
 }
 
+/// One entry of `status.loadBalancer.ingress` that has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadBalancerIp {
+    /// `ip`
+    pub ip: IpAddr,
+    /// `ipMode`
+    pub mode: IpMode,
+}
+
+/// Who answers at the address of a load balancer (KEP-1860).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpMode {
+    /// Packets arrive at a node with that address as their destination: every node answers.
+    #[default]
+    Vip,
+    /// The load balancer sends to a node or a pod: the address is its own, also for those in the cluster.
+    Proxy,
+}
+
 /// One entry of `spec.ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
@@ -93,7 +113,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port on the service's addresses, host byte order.
     pub port: u16,
-    /// Port on the nodes' addresses, host byte order.
+    /// Port on the nodes' addresses, host byte order. A LoadBalancer may do without
+    /// (`allocateLoadBalancerNodePorts`); where there is one, it is in force.
     pub node_port: Option<u16>,
 }
 
@@ -110,8 +131,12 @@ pub struct Service {
     pub headless: bool,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
-    /// `status.loadBalancer.ingress[].ip`.
-    pub load_balancer_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress`, as far as it has addresses.
+    pub load_balancer_ips: Vec<LoadBalancerIp>,
+    /// `spec.loadBalancerSourceRanges`: who may connect to those addresses; empty where everybody may.
+    pub load_balancer_source_ranges: Vec<IpNet>,
+    /// `spec.healthCheckNodePort`: where load balancers ask whether this node has endpoints.
+    pub health_check_node_port: Option<u16>,
     /// `spec.externalName`, for `ServiceType::ExternalName`.
     pub external_name: Option<String>,
     /// `spec.ports`.
@@ -128,4 +153,34 @@ pub struct Service {
     pub traffic_distribution: Option<String>,
     /// Label `service.kubernetes.io/service-proxy-name` is set: another proxy's Service (KEP-2447).
     pub foreign: bool,
+}
+
+impl Service {
+    /// A Service of this name that has no addresses and no ports.
+    pub fn named(key: ObjectKey) -> Self {
+        Self {
+            key,
+            type_: ServiceType::ClusterIp,
+            cluster_ips: vec![],
+            headless: false,
+            external_ips: vec![],
+            load_balancer_ips: vec![],
+            load_balancer_source_ranges: vec![],
+            health_check_node_port: None,
+            external_name: None,
+            ports: vec![],
+            internal_traffic_policy: TrafficPolicy::Cluster,
+            external_traffic_policy: TrafficPolicy::Cluster,
+            session_affinity: SessionAffinity::None,
+            publish_not_ready: false,
+            traffic_distribution: None,
+            foreign: false,
+        }
+    }
+
+    /// Addresses that others than the cluster's own allocator gave to it.
+    pub fn outside_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let balanced = self.load_balancer_ips.iter().map(|entry| entry.ip);
+        self.external_ips.iter().copied().chain(balanced)
+    }
 }

@@ -35,25 +35,14 @@ pub(crate) fn slice(name: &str, of: &str, endpoints: Vec<Endpoint>) -> EndpointS
 /// A Service in `default` with the port `http` 80/TCP.
 pub(crate) fn service(name: &str, address: &str) -> Service {
     Service {
-        key: ObjectKey::new("default", name),
-        type_: ServiceType::ClusterIp,
         cluster_ips: vec![address.parse().unwrap()],
-        headless: false,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        external_name: None,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
         }],
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        session_affinity: SessionAffinity::None,
-        publish_not_ready: false,
-        traffic_distribution: None,
-        foreign: false,
+        ..Service::named(ObjectKey::new("default", name))
     }
 }
 

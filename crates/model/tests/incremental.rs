@@ -16,16 +16,11 @@ fn key(number: u8) -> ObjectKey {
 fn service(number: u8, address: u8, local: bool, headless: bool, sctp: bool) -> Change {
     let protocol = if sctp { Protocol::Sctp } else { Protocol::Tcp };
     Change::Service(Service {
-        key: key(number),
-        type_: ServiceType::ClusterIp,
         cluster_ips: vec![
             format!("10.96.0.{address}").parse().unwrap(),
             "fd00::1".parse().unwrap(),
         ],
         headless,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        external_name: None,
         ports: vec![ServicePort {
             name: String::new(),
             protocol,
@@ -37,11 +32,7 @@ fn service(number: u8, address: u8, local: bool, headless: bool, sctp: bool) -> 
         } else {
             TrafficPolicy::Cluster
         },
-        external_traffic_policy: TrafficPolicy::Cluster,
-        session_affinity: SessionAffinity::None,
-        publish_not_ready: false,
-        traffic_distribution: None,
-        foreign: false,
+        ..Service::named(key(number))
     })
 }
 
@@ -86,6 +77,7 @@ fn change() -> impl Strategy<Value = Change> {
                 internal_ips: vec![format!("10.89.0.{address}").parse().unwrap()],
                 pod_cidrs: vec![format!("10.244.{cidr}.0/24").parse().unwrap()],
                 zone: (zone > 0).then(|| format!("z{zone}")),
+                leaving: false,
                 labels: Default::default(),
             })
         }),

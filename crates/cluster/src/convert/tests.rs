@@ -29,9 +29,11 @@ fn a_service_in_full() {
             "ports": [{"name": "http", "port": 80, "targetPort": "web", "nodePort": 30080},
                       {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": 5353}],
             "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
-            "trafficDistribution": "PreferSameNode"
+            "trafficDistribution": "PreferSameNode", "healthCheckNodePort": 32000,
+            "loadBalancerSourceRanges": [" 192.0.2.7/24\t", "2001:db8::/32"]
         },
-        "status": {"loadBalancer": {"ingress": [{"hostname": "lb.example"}, {"ip": "192.0.2.1"}]}}
+        "status": {"loadBalancer": {"ingress": [{"hostname": "lb.example"}, {"ip": "192.0.2.1"},
+                                                {"ip": "2001:db8::1", "ipMode": "Proxy"}]}}
     });
     let labels = labels(&[("service.kubernetes.io/service-proxy-name", "other")]);
     let service = service(&meta(&labels), &body).unwrap().unwrap();
@@ -43,7 +45,24 @@ fn a_service_in_full() {
         service.session_affinity,
         SessionAffinity::ClientIp(Duration::from_secs(10_800))
     );
-    assert_eq!(service.load_balancer_ips, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    let balanced = |ip: &str, mode| LoadBalancerIp {
+        ip: ip.parse().unwrap(),
+        mode,
+    };
+    assert_eq!(
+        service.load_balancer_ips,
+        [
+            balanced("192.0.2.1", IpMode::Vip),
+            balanced("2001:db8::1", IpMode::Proxy)
+        ]
+    );
+    let ranges: Vec<_> = service
+        .load_balancer_source_ranges
+        .iter()
+        .map(IpNet::to_string)
+        .collect();
+    assert_eq!(ranges, ["192.0.2.0/24", "2001:db8::/32"]);
+    assert_eq!(service.health_check_node_port, Some(32000));
     assert!(service.foreign);
 }
 
@@ -84,6 +103,9 @@ fn a_bad_field_is_named_with_its_place() {
     );
     let word = bad(json!({"spec": {"ports": [{"port": 1, "protocol": "ICMP"}]}}));
     assert_eq!(word.problem, "expected one of TCP, UDP, SCTP, found \"ICMP\"");
+    // A range that cannot be read must not open the address to everybody: the version before stays in force.
+    let range = bad(json!({"spec": {"loadBalancerSourceRanges": ["10.0.0.0/8", "10.0.0.0/33"]}}));
+    assert_eq!(range.path, "spec.loadBalancerSourceRanges[1]");
 }
 
 #[test]
@@ -145,6 +167,17 @@ fn a_node_keeps_one_internal_address_of_each_family() {
     assert_eq!((full.pod_cidrs.len(), full.zone.as_deref()), (2, Some("z1")));
     let bare = node(&meta(&zone), &json!({})).unwrap().unwrap();
     assert!(bare.pod_cidrs.is_empty() && bare.internal_ips.is_empty());
+    assert!(!full.leaving && !bare.leaving);
+    let tainted =
+        json!({"spec": {"taints": [{"key": "x"}, {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}});
+    assert!(node(&meta(&zone), &tainted).unwrap().unwrap().leaving);
+    let deleted = ObjectMeta {
+        deletion_timestamp: serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap(),
+        ..ObjectMeta::default()
+    };
+    let mut going = meta(&zone);
+    going.object = &deleted;
+    assert!(node(&going, &json!({})).unwrap().unwrap().leaving);
     let bad = node(&meta(&zone), &json!({"spec": {"podCIDRs": ["10.244.0.0"]}})).unwrap_err();
     assert_eq!(bad.path, "spec.podCIDRs[0]");
 }

@@ -11,24 +11,14 @@ use super::*;
 
 fn service(name: &str, external_name: Option<&str>) -> Service {
     Service {
-        key: ObjectKey::new("shop", name),
         type_: if external_name.is_some() {
             ServiceType::ExternalName
         } else {
             ServiceType::ClusterIp
         },
-        cluster_ips: Vec::new(),
         headless: external_name.is_none(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
         external_name: external_name.map(Into::into),
-        ports: Vec::new(),
-        internal_traffic_policy: Default::default(),
-        external_traffic_policy: Default::default(),
-        session_affinity: Default::default(),
-        publish_not_ready: false,
-        traffic_distribution: None,
-        foreign: false,
+        ..Service::named(ObjectKey::new("shop", name))
     }
 }
 

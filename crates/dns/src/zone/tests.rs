@@ -26,20 +26,10 @@ fn service(name: &str, ips: &[&str]) -> Service {
         node_port: None,
     };
     Service {
-        key: ObjectKey::new("shop", name),
-        type_: ServiceType::ClusterIp,
         cluster_ips: ips.iter().map(|i| ip(i)).collect(),
         headless: ips.is_empty(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        external_name: None,
         ports: vec![port("http", Protocol::Tcp, 80), port("", Protocol::Udp, 53)],
-        internal_traffic_policy: Default::default(),
-        external_traffic_policy: Default::default(),
-        session_affinity: Default::default(),
-        publish_not_ready: false,
-        traffic_distribution: None,
-        foreign: false,
+        ..Service::named(ObjectKey::new("shop", name))
     }
 }
 

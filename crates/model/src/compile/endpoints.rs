@@ -1,107 +1,110 @@
 //! Which endpoints of a service port a connection may go to: conditions, families, topology and traffic policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::{Backend, Choice};
-use crate::state::State;
-use crate::{Endpoint, EndpointSlice, Service, ServicePort};
+use super::{Backend, Choice, Problem, trust};
+use crate::state::{Condition, Hint, Member, Slice};
+use crate::{EndpointPort, ObjectKey, Protocol, ServicePort, State};
 
-/// The usable endpoints of one port and family, before any policy.
-pub(super) struct Candidates<'a>(BTreeMap<Backend, Candidate<'a>>);
-
-/// How usable an endpoint is; the higher, the better.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Condition {
-    /// Going away, but still answers: the last resort (KEP-1669).
-    Draining,
-    Ready,
+/// The slices of one Service by the ports that they serve, so that each port finds its own at once.
+pub(super) struct Endpoints<'a> {
+    state: &'a State,
+    /// Slices with the target port in each.
+    by_port: HashMap<(&'a str, Protocol), Vec<(&'a Slice, u16)>>,
 }
 
-#[derive(Clone, Copy)]
-struct Candidate<'a> {
-    condition: Condition,
-    endpoint: &'a Endpoint,
-}
-
-impl<'a> Candidates<'a> {
-    /// Every usable endpoint of the family that serves this port. An endpoint that is in two slices, as happens while
-    /// one replaces the other, counts once and in its better condition.
-    pub(super) fn of(state: &'a State, service: &Service, port: &ServicePort, ipv6: bool) -> Self {
-        let mut found: BTreeMap<Backend, Candidate<'a>> = BTreeMap::new();
-        for slice in state.slices_of(&service.key) {
-            let Some(target) = target_port(slice, port) else {
-                continue;
-            };
-            for endpoint in &slice.endpoints {
-                let Some(condition) = condition(endpoint) else { continue };
-                let Some(ip) = endpoint.addresses.first().filter(|ip| ip.is_ipv6() == ipv6) else {
-                    continue;
-                };
-                let backend = Backend { ip: *ip, port: target };
-                if found.get(&backend).is_none_or(|known| known.condition < condition) {
-                    found.insert(backend, Candidate { condition, endpoint });
+impl<'a> Endpoints<'a> {
+    pub(super) fn of(state: &'a State, service: &ObjectKey) -> Self {
+        let mut by_port: HashMap<_, Vec<(&Slice, u16)>> = HashMap::new();
+        for slice in state.slices_of(service) {
+            // Of two ports with one name the first counts; one without a number is that of a headless Service.
+            for EndpointPort { name, protocol, port } in &slice.ports {
+                let slices = by_port.entry((name.as_str(), *protocol)).or_default();
+                if let Some(port) = port
+                    && !slices.last().is_some_and(|(last, _)| std::ptr::eq(*last, slice))
+                {
+                    slices.push((slice, *port));
                 }
             }
         }
-        Self(found)
+        Self { state, by_port }
     }
 
-    /// True where the Service has no endpoint anywhere.
+    /// What must not be trusted, one line for each slice.
+    pub(super) fn problems(&self, service: &ObjectKey) -> impl Iterator<Item = Problem> {
+        self.state.slices_of(service).iter().filter_map(|slice| {
+            let bad = |member: &Member| Some((member.ip, trust::endpoint(self.state, member.ip)?));
+            let mut found = slice.members.iter().filter_map(bad);
+            let (ip, why) = found.next()?;
+            Some(Problem::Endpoint {
+                slice: slice.name.to_string(),
+                ip,
+                why,
+                more: found.count(),
+            })
+        })
+    }
+
+    /// Every usable endpoint of the family that serves this port. An endpoint that is in two slices, as happens while
+    /// one replaces the other, counts once and in its better condition.
+    pub(super) fn candidates(&self, port: &ServicePort, ipv6: bool) -> Candidates<'a> {
+        let mut found: BTreeMap<Backend, &'a Member> = BTreeMap::new();
+        let slices = self.by_port.get(&(port.name.as_str(), port.protocol));
+        for (slice, target) in slices.into_iter().flatten() {
+            let members = slice.members.iter().filter(|member| member.ip.is_ipv6() == ipv6);
+            for member in members.filter(|member| trust::endpoint(self.state, member.ip).is_none()) {
+                let backend = Backend {
+                    ip: member.ip,
+                    port: *target,
+                };
+                if found
+                    .get(&backend)
+                    .is_none_or(|known| known.condition < member.condition)
+                {
+                    found.insert(backend, member);
+                }
+            }
+        }
+        Candidates(found)
+    }
+}
+
+/// The usable endpoints of one port and family, before any policy.
+pub(super) struct Candidates<'a>(BTreeMap<Backend, &'a Member>);
+
+impl Candidates<'_> {
+    /// True where the port has no endpoint anywhere.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Those that traffic under this policy may go to, in order.
     pub(super) fn choose(&self, state: &State, choice: Choice) -> Vec<Backend> {
-        let mut left: Vec<(Backend, Candidate<'a>)> =
-            self.0.iter().map(|(backend, found)| (*backend, *found)).collect();
-        match choice {
-            Choice::Local => {
-                left.retain(|(_, candidate)| candidate.endpoint.node_name.as_deref() == Some(state.local_node()));
-            }
-            Choice::Cluster => prefer_hinted(state, &mut left),
+        let near: Box<dyn Fn(&Member) -> bool> = match choice {
+            Choice::Local => Box::new(|member| member.local),
+            Choice::Cluster => self.hinted(state),
+        };
+        let best = self.0.values().filter(|m| near(m)).map(|m| m.condition).max();
+        let chosen = self.0.iter().filter(|(_, m)| near(m) && Some(m.condition) == best);
+        chosen.map(|(backend, _)| *backend).collect()
+    }
+
+    /// Who the hints leave. They hold only when every ready endpoint carries them and one names this node (or its
+    /// zone); nodes come before zones (KEP-3015). They never leave nobody.
+    fn hinted<'s>(&self, state: &'s State) -> Box<dyn Fn(&Member) -> bool + 's> {
+        let zone = state.local().and_then(|node| node.zone.as_deref());
+        let here = |member: &Member| member.nodes == Hint::Here;
+        let in_zone = move |member: &Member| {
+            let mut zones = member.zones.iter().flat_map(|zones| zones.iter());
+            zones.any(|name| Some(&**name) == zone)
+        };
+        let ready = || self.0.values().filter(|member| member.condition == Condition::Ready);
+        if ready().all(|m| m.nodes != Hint::None) && ready().any(|m| here(m)) {
+            Box::new(here)
+        } else if ready().all(|m| m.zones.is_some()) && ready().any(|m| in_zone(m)) {
+            Box::new(in_zone)
+        } else {
+            Box::new(|_| true)
         }
-        let best = left.iter().map(|(_, candidate)| candidate.condition).max();
-        left.retain(|(_, candidate)| Some(candidate.condition) == best);
-        left.into_iter().map(|(backend, _)| backend).collect()
-    }
-}
-
-fn target_port(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
-    slice
-        .ports
-        .iter()
-        .find(|p| p.name == port.name && p.protocol == port.protocol)?
-        .port
-}
-
-fn condition(endpoint: &Endpoint) -> Option<Condition> {
-    match endpoint {
-        Endpoint { ready: true, .. } => Some(Condition::Ready),
-        Endpoint {
-            serving: true,
-            terminating: true,
-            ..
-        } => Some(Condition::Draining),
-        _ => None,
-    }
-}
-
-/// Hints hold only when every ready endpoint carries them and one names this node (or its zone); nodes come before
-/// zones (KEP-3015). They never empty the list.
-fn prefer_hinted(state: &State, candidates: &mut Vec<(Backend, Candidate<'_>)>) {
-    let node = state.local_node();
-    let zone = state.node(node).and_then(|node| node.zone.as_deref());
-    let for_node = |endpoint: &Endpoint| endpoint.for_nodes.iter().any(|name| name == node);
-    let for_zone = |endpoint: &Endpoint| endpoint.for_zones.iter().any(|name| Some(name.as_str()) == zone);
-    let ready: Vec<&Endpoint> = candidates
-        .iter()
-        .filter(|(_, c)| c.condition == Condition::Ready)
-        .map(|(_, c)| c.endpoint)
-        .collect();
-    if ready.iter().all(|e| !e.for_nodes.is_empty()) && ready.iter().any(|e| for_node(e)) {
-        candidates.retain(|(_, candidate)| for_node(candidate.endpoint));
-    } else if ready.iter().all(|e| !e.for_zones.is_empty()) && ready.iter().any(|e| for_zone(e)) {
-        candidates.retain(|(_, candidate)| for_zone(candidate.endpoint));
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::Problem;
 use crate::{ObjectKey, Protocol};
 
 /// What one Service makes this node do.
@@ -22,6 +23,8 @@ pub struct Forwarding {
     pub sets: BTreeMap<SetKey, Vec<Backend>>,
     /// What happens at each address.
     pub frontends: BTreeMap<Frontend, Rule>,
+    /// What could not be done as the objects ask for.
+    pub problems: Vec<Problem>,
 }
 
 /// An address that clients of a Service connect to.

@@ -1,12 +1,15 @@
 //! What this node does for one Service: its addresses, and which endpoints each leads to from which side.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::endpoints::Candidates;
-use super::{Choice, Forwarding, Frontend, FrontendKind, Rule, SetKey, Source, Target, WhenEmpty};
-use crate::state::State;
-use crate::{ObjectKey, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+use ipnet::IpNet;
+
+use super::endpoints::{Candidates, Endpoints};
+use super::{AddressField, Choice, Forwarding, Frontend, FrontendKind, Problem, Rule, SetKey, Source, Target};
+use super::{WhenEmpty, trust};
+use crate::{IpMode, ObjectKey, Service, ServicePort, ServiceType, SessionAffinity, State, TrafficPolicy};
 
 /// What this node must do for the Service of this key. Empty where it has gone, is headless, is only a name, or
 /// belongs to another proxy (KEP-2447).
@@ -19,94 +22,158 @@ pub fn service(state: &State, key: &ObjectKey) -> Forwarding {
         return forwarding;
     }
     let name = Arc::new(key.clone());
+    let addresses = addresses(state, service, &mut forwarding.problems);
+    let endpoints = Endpoints::of(state, key);
+    forwarding.problems.extend(endpoints.problems(key));
+    let mut seen = HashSet::new();
     for port in &service.ports {
+        if !seen.insert((port.port, port.protocol)) {
+            forwarding.problems.push(Problem::SamePort {
+                number: port.port,
+                protocol: port.protocol,
+                on_nodes: false,
+            });
+            continue;
+        }
         for ipv6 in [false, true] {
-            let addresses = addresses(service, port, ipv6);
-            if !addresses.is_empty() {
-                Compiler::new(state, service, port, ipv6, name.clone()).put(addresses, &mut forwarding);
+            let of_family: Vec<&Address> = addresses.iter().filter(|a| a.ip.is_ipv6() == ipv6).collect();
+            if !of_family.is_empty() {
+                let set = SetKey {
+                    service: name.clone(),
+                    port: port.port,
+                    protocol: port.protocol,
+                    ipv6,
+                    choice: Choice::Cluster,
+                };
+                let candidates = endpoints.candidates(port, ipv6);
+                let port = Port {
+                    state,
+                    service,
+                    port,
+                    candidates,
+                    set,
+                };
+                port.put(&of_family, &mut forwarding);
             }
         }
     }
     forwarding
 }
 
-/// The addresses of one port in one family. A Service has none in a family in which it has no cluster address
-/// (KEP-563).
-fn addresses(service: &Service, port: &ServicePort, ipv6: bool) -> Vec<(Frontend, FrontendKind)> {
-    let of_family = |ips: &[IpAddr]| {
-        ips.iter()
-            .copied()
-            .filter(|ip| ip.is_ipv6() == ipv6)
-            .collect::<Vec<_>>()
-    };
-    let cluster_ips = of_family(&service.cluster_ips);
-    if cluster_ips.is_empty() {
-        return vec![];
-    }
-    let any = match ipv6 {
-        true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-    };
-    let on_nodes = matches!(service.type_, ServiceType::NodePort | ServiceType::LoadBalancer);
-    let node_port = port.node_port.filter(|_| on_nodes).map(|port| (any, port));
-    let load_balancers = match service.type_ {
-        ServiceType::LoadBalancer => of_family(&service.load_balancer_ips),
-        _ => vec![],
-    };
-    let at = |ips: Vec<IpAddr>, kind| ips.into_iter().map(move |ip| (ip, port.port, kind));
-    at(cluster_ips, FrontendKind::ClusterIp)
-        .chain(at(of_family(&service.external_ips), FrontendKind::ExternalIp))
-        .chain(at(load_balancers, FrontendKind::LoadBalancer))
-        .chain(node_port.map(|(ip, port)| (ip, port, FrontendKind::NodePort)))
-        .map(|(ip, number, kind)| {
-            let frontend = Frontend {
-                ip,
-                port: number,
-                protocol: port.protocol,
+/// An address at which every port of a Service is served.
+struct Address {
+    ip: IpAddr,
+    kind: FrontendKind,
+    source_ranges: Option<Vec<IpNet>>,
+}
+
+/// The addresses of a Service. It has none in a family in which it has no cluster address (KEP-563). One that is
+/// there twice is a load balancer's rather than an external one, so that its source ranges hold.
+fn addresses(state: &State, service: &Service, problems: &mut Vec<Problem>) -> Vec<Address> {
+    let of_cluster = service.cluster_ips.iter().map(|ip| (*ip, AddressField::ClusterIps));
+    let balanced = service
+        .load_balancer_ips
+        .iter()
+        .filter(|entry| entry.mode == IpMode::Vip);
+    let balanced = balanced.filter(|_| service.type_ == ServiceType::LoadBalancer);
+    let balanced = balanced.map(|entry| (entry.ip, AddressField::Ingress));
+    let external = service.external_ips.iter().map(|ip| (*ip, AddressField::ExternalIps));
+    let in_family = |ip: &IpAddr| service.cluster_ips.iter().any(|other| other.is_ipv6() == ip.is_ipv6());
+
+    let mut found: Vec<Address> = vec![];
+    for (ip, field) in of_cluster.chain(balanced).chain(external) {
+        let (kind, why) = match field {
+            AddressField::ClusterIps => (FrontendKind::ClusterIp, trust::never(ip)),
+            AddressField::Ingress => (FrontendKind::LoadBalancer, trust::outside(state, ip)),
+            AddressField::ExternalIps => (FrontendKind::ExternalIp, trust::outside(state, ip)),
+        };
+        if let Some(why) = why {
+            problems.push(Problem::Address { field, ip, why });
+        } else if in_family(&ip) && found.iter().all(|known| known.ip != ip) {
+            let source_ranges = match kind {
+                FrontendKind::LoadBalancer => source_ranges(state, service, ip, problems),
+                _ => None,
             };
-            (frontend, kind)
-        })
-        .collect()
+            found.push(Address {
+                ip,
+                kind,
+                source_ranges,
+            });
+        }
+    }
+    if matches!(service.type_, ServiceType::NodePort | ServiceType::LoadBalancer) {
+        let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
+        found.extend(any.into_iter().filter(in_family).map(|ip| Address {
+            ip,
+            kind: FrontendKind::NodePort,
+            source_ranges: None,
+        }));
+    }
+    found
+}
+
+/// Who may connect to a load balancer's address. Where this node may, it may also by the name of that address: some
+/// load balancers give it to the nodes, and a node that connects to its own address has it as source.
+fn source_ranges(state: &State, service: &Service, ip: IpAddr, problems: &mut Vec<Problem>) -> Option<Vec<IpNet>> {
+    let all = &service.load_balancer_source_ranges;
+    if all.is_empty() {
+        return None;
+    }
+    let is_ipv6 = |range: &IpNet| matches!(range, IpNet::V6(_));
+    let mut ranges: Vec<IpNet> = all
+        .iter()
+        .copied()
+        .filter(|range| is_ipv6(range) == ip.is_ipv6())
+        .collect();
+    if ranges.is_empty() {
+        problems.push(Problem::Unrestricted(ip));
+        return None;
+    }
+    let own = state.local().map_or(&[][..], |node| &node.internal_ips);
+    if own.iter().any(|own| ranges.iter().any(|range| range.contains(own))) {
+        ranges.push(IpNet::from(ip));
+    }
+    ranges.sort();
+    ranges.dedup();
+    Some(ranges)
 }
 
 /// One port of a Service in one family.
-struct Compiler<'a> {
+struct Port<'a> {
     state: &'a State,
     service: &'a Service,
+    port: &'a ServicePort,
     candidates: Candidates<'a>,
-    /// The port's set of either choice.
-    cluster: SetKey,
-    local: SetKey,
+    /// The port's set, of whichever choice.
+    set: SetKey,
 }
 
-impl<'a> Compiler<'a> {
-    fn new(state: &'a State, service: &'a Service, port: &ServicePort, ipv6: bool, name: Arc<ObjectKey>) -> Self {
-        let cluster = SetKey {
-            service: name,
-            port: port.port,
-            protocol: port.protocol,
-            ipv6,
-            choice: Choice::Cluster,
-        };
-        let local = SetKey {
-            choice: Choice::Local,
-            ..cluster.clone()
-        };
-        Self {
-            state,
-            service,
-            candidates: Candidates::of(state, service, port, ipv6),
-            cluster,
-            local,
-        }
-    }
-
-    fn put(&self, addresses: Vec<(Frontend, FrontendKind)>, forwarding: &mut Forwarding) {
-        for (frontend, kind) in addresses {
+impl Port<'_> {
+    fn put(&self, addresses: &[&Address], forwarding: &mut Forwarding) {
+        for address in addresses {
+            let number = match address.kind {
+                FrontendKind::NodePort => self.port.node_port,
+                _ => Some(self.port.port),
+            };
+            let Some(number) = number else { continue };
+            let frontend = Frontend {
+                ip: address.ip,
+                port: number,
+                protocol: self.port.protocol,
+            };
             if forwarding.frontends.contains_key(&frontend) {
+                let same = Problem::SamePort {
+                    number,
+                    protocol: frontend.protocol,
+                    on_nodes: true,
+                };
+                // Once for both families.
+                if !forwarding.problems.contains(&same) {
+                    forwarding.problems.push(same);
+                }
                 continue;
             }
-            let rule = self.rule(kind);
+            let rule = self.rule(address);
             for target in [&rule.inside, &rule.outside] {
                 if !forwarding.sets.contains_key(&target.set) {
                     let backends = self.candidates.choose(self.state, target.set.choice);
@@ -117,8 +184,8 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn rule(&self, kind: FrontendKind) -> Rule {
-        let (inside, outside) = match kind {
+    fn rule(&self, address: &Address) -> Rule {
+        let (inside, outside) = match address.kind {
             // The internal policy decides, wherever the packet comes from. One from outside the cluster has to come
             // back through here.
             FrontendKind::ClusterIp => {
@@ -148,19 +215,23 @@ impl<'a> Compiler<'a> {
                 SessionAffinity::None => None,
                 SessionAffinity::ClientIp(timeout) => Some(timeout),
             },
-            source_ranges: None,
-            kind,
+            source_ranges: address.source_ranges.clone(),
+            kind: address.kind,
         }
     }
 
+    /// A policy that excludes all endpoints drops; where there is none at all, the connection is refused.
     fn target(&self, policy: TrafficPolicy, source: Source) -> Target {
-        let (set, when_empty) = match policy {
-            TrafficPolicy::Local if !self.candidates.is_empty() => (&self.local, WhenEmpty::Drop),
-            TrafficPolicy::Local => (&self.local, WhenEmpty::Refuse),
-            TrafficPolicy::Cluster => (&self.cluster, WhenEmpty::Refuse),
+        let (choice, when_empty) = match policy {
+            TrafficPolicy::Cluster => (Choice::Cluster, WhenEmpty::Refuse),
+            TrafficPolicy::Local if self.candidates.is_empty() => (Choice::Local, WhenEmpty::Refuse),
+            TrafficPolicy::Local => (Choice::Local, WhenEmpty::Drop),
         };
         Target {
-            set: set.clone(),
+            set: SetKey {
+                choice,
+                ..self.set.clone()
+            },
             when_empty,
             source,
         }

@@ -274,7 +274,7 @@ impl Follower {
 
 /// The cluster addresses of a Service with the backends of each: what the hooks at sockets can do.
 fn inside(state: &State, key: &ObjectKey) -> BTreeMap<Frontend, Vec<Backend>> {
-    let compile::Forwarding { sets, frontends } = compile::service(state, key);
+    let compile::Forwarding { sets, frontends, .. } = compile::service(state, key);
     let translated = frontends
         .into_iter()
         .filter(|(frontend, rule)| rule.kind == FrontendKind::ClusterIp && frontend.protocol != Protocol::Sctp);

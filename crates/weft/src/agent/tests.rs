@@ -157,31 +157,21 @@ fn local(cidrs: &[&str]) -> Change {
         internal_ips: vec!["10.89.0.10".parse().unwrap(), "fd89::10".parse().unwrap()],
         pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         zone: None,
+        leaving: false,
         labels: Default::default(),
     })
 }
 
 fn service(name: &str, address: &str) -> Change {
     Change::Service(Service {
-        key: ObjectKey::new("default", name),
-        type_: ServiceType::ClusterIp,
         cluster_ips: vec![address.parse().unwrap()],
-        headless: false,
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        external_name: None,
         ports: vec![ServicePort {
             name: String::new(),
             protocol: Protocol::Tcp,
             port: 80,
             node_port: None,
         }],
-        internal_traffic_policy: TrafficPolicy::Cluster,
-        external_traffic_policy: TrafficPolicy::Cluster,
-        session_affinity: SessionAffinity::None,
-        publish_not_ready: false,
-        traffic_distribution: None,
-        foreign: false,
+        ..Service::named(ObjectKey::new("default", name))
     })
 }
 

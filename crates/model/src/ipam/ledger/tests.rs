@@ -29,6 +29,7 @@ fn node(name: &str, ip: &str, cidrs: &[&str]) -> crate::Node {
         internal_ips: vec![ip.parse().unwrap()],
         pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
         zone: None,
+        leaving: false,
         labels: Labels::from([("zone".to_owned(), "a".to_owned())]),
     }
 }

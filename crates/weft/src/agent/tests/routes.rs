@@ -11,6 +11,7 @@ fn peer(name: &str, ips: &[&str], ranges: &[&str]) -> Change {
         internal_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
         zone: None,
+        leaving: false,
         labels: Default::default(),
     })
 }
