@@ -1,10 +1,28 @@
 //! The kernel's contexts as the walk sees them: packets of tc hooks, addresses of socket hooks.
 
-use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::{
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LKUP_RET_UNSUPP_LWT, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup as FibLookup, bpf_sock_addr,
+};
+use aya_ebpf::helpers::{
+    bpf_fib_lookup, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_set_retval,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
-use weft_packet::service::Outcome;
-use weft_packet::{Addr, Packet, Port, SockAddr};
+use weft_packet::access::{Covered, Route};
+use weft_packet::header::ETHERNET;
+use weft_packet::service::{Caller, Outcome};
+use weft_packet::{Addr, Maps, Packet, Port, Reason, SockAddr, Tuple};
+
+use crate::maps::{self, KernelMaps};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `BPF_F_IPV6` of linux/bpf.h, since Linux 6.16: an IPv6 header has no checksum of its own, which counts where an
+/// interface has summed up the whole packet.
+const IPV6: u64 = 1 << 7;
 
 const ECONNREFUSED: i32 = 111;
 
@@ -63,6 +81,129 @@ impl Packet for Skb {
     fn pull(&mut self, len: usize) {
         // A failure means that the packet is shorter, which the check that follows finds out.
         let _ = self.0.pull_data(len as u32);
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Result<[u8; N], Reason> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: a helper that writes `N` bytes, or fails and writes zeroes.
+        match unsafe {
+            bpf_skb_load_bytes(
+                self.0.skb.skb.cast(),
+                offset as u32,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+            )
+        } {
+            // SAFETY: as above.
+            0 => Ok(unsafe { bytes.assume_init() }),
+            _ => Err(Reason::Truncated),
+        }
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: usize, bytes: &[u8; N]) -> Result<(), Reason> {
+        // SAFETY: a helper that reads `N` bytes.
+        let result = unsafe { bpf_skb_store_bytes(self.0.skb.skb, offset as u32, bytes.as_ptr().cast(), N as u32, 0) };
+        succeeded(result)
+    }
+
+    #[inline(always)]
+    fn update_checksum(&mut self, offset: usize, change: u32, covered: Covered, optional: bool) -> Result<(), Reason> {
+        let pseudo = match covered {
+            Covered::Addresses => u64::from(BPF_F_PSEUDO_HDR),
+            Covered::Payload => 0,
+        };
+        let optional = if optional { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        // SAFETY: the kernel hands the program a valid context, and lets it read this field.
+        let v6 = pseudo != 0 && unsafe { (*self.0.skb.skb).protocol } == u32::from(0x86dd_u16.to_be());
+        // SAFETY: a helper that takes plain numbers.
+        let replace = |flags| unsafe {
+            bpf_l4_csum_replace(
+                self.0.skb.skb,
+                offset as u32,
+                0,
+                u64::from(change),
+                pseudo | optional | flags,
+            )
+        };
+        if v6 && replace(IPV6) == 0 {
+            return Ok(());
+        }
+        succeeded(replace(0))
+    }
+
+    #[inline(always)]
+    fn length(&self, headers: usize) -> u32 {
+        // SAFETY: as in `ifindex`.
+        let (segment, len) = unsafe { ((*self.0.skb.skb).gso_size, (*self.0.skb.skb).len) };
+        match segment {
+            0 => len.wrapping_sub(ETHERNET as u32),
+            segment => segment.wrapping_add(headers as u32),
+        }
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, end: usize, room: usize) -> Result<(), Reason> {
+        // SAFETY: helpers that take plain numbers.
+        let result = unsafe {
+            match bpf_skb_change_tail(self.0.skb.skb, end as u32, 0) {
+                0 => bpf_skb_change_head(self.0.skb.skb, room as u32, 0),
+                failed => failed,
+            }
+        };
+        succeeded(result)
+    }
+
+    #[inline(always)]
+    fn route(&self, to: &Tuple, length: u32) -> Route {
+        let Some(lookup) = maps::fib() else {
+            return Route::Nowhere;
+        };
+        // SAFETY: integers and arrays of them, for which zero is a value.
+        *lookup = unsafe { MaybeUninit::zeroed().assume_init() };
+        lookup.ifindex = self.ifindex();
+        lookup.l4_protocol = to.protocol as u8;
+        lookup.sport = to.source_port.wire();
+        lookup.dport = to.destination_port.wire();
+        lookup.__bindgen_anon_1.tot_len = length.min(u32::from(u16::MAX)) as u16;
+        if to.destination.is_v4() {
+            lookup.family = AF_INET;
+            lookup.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(to.source.v4_bytes());
+            lookup.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(to.destination.v4_bytes());
+        } else {
+            lookup.family = AF_INET6;
+            lookup.__bindgen_anon_3.ipv6_src = to.source.v6_words();
+            lookup.__bindgen_anon_4.ipv6_dst = to.destination.v6_words();
+        }
+        // SAFETY: a helper that reads and writes the structure, whose length it is told.
+        let result = unsafe {
+            bpf_fib_lookup(
+                self.0.skb.skb.cast(),
+                lookup,
+                size_of::<FibLookup>() as i32,
+                BPF_FIB_LOOKUP_SKIP_NEIGH,
+            )
+        };
+        match u32::try_from(result) {
+            Ok(BPF_FIB_LKUP_RET_SUCCESS) => Route::Via(lookup.ifindex),
+            // SAFETY: both fields are of the same integer.
+            Ok(BPF_FIB_LKUP_RET_FRAG_NEEDED) => Route::TooBig(u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result })),
+            // A route that says how to encapsulate is one into the tunnel.
+            Ok(BPF_FIB_LKUP_RET_UNSUPP_LWT) => match KernelMaps.config() {
+                Some(config) if config.tunnel != 0 => Route::Via(config.tunnel),
+                _ => Route::Nowhere,
+            },
+            _ => Route::Nowhere,
+        }
+    }
+}
+
+#[inline(always)]
+fn succeeded(result: i64) -> Result<(), Reason> {
+    match result {
+        0 => Ok(()),
+        _ => Err(Reason::Truncated),
     }
 }
 
@@ -130,13 +271,6 @@ impl Call {
         }
     }
 
-    /// The number that the kernel gave this socket and gives no other.
-    #[inline(always)]
-    pub(crate) fn cookie(&self) -> u64 {
-        // SAFETY: a helper that takes the context it was given.
-        unsafe { bpf_get_socket_cookie(self.0.cast()) }
-    }
-
     /// Tells the kernel the outcome: 1 lets the call go on, 0 ends it with the error that was set.
     #[inline(always)]
     pub(crate) fn finish(&self, outcome: Outcome, set: impl FnOnce(&Self, &SockAddr)) -> i32 {
@@ -152,5 +286,19 @@ impl Call {
                 0
             }
         }
+    }
+}
+
+impl Caller for Call {
+    #[inline(always)]
+    fn socket(&self) -> u64 {
+        // SAFETY: a helper that takes the context it was given.
+        unsafe { bpf_get_socket_cookie(self.0.cast()) }
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: as in `socket`.
+        unsafe { bpf_get_netns_cookie(self.0.cast()) }
     }
 }

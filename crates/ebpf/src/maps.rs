@@ -1,12 +1,15 @@
 //! The maps, and how the walk looks things up in them. Names, keys and values are those of `weft_packet::layout`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use core::ptr::from_ref;
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use weft_packet::{
     Addr, Affinity, AffinityKey, BackendKey, Config, Flow, FragmentKey, Frontend, Interface, Maglev, Maps, MemberKey,
-    PeerKey, Pod, Ports, Reason, Service, Set, SockAddr, Tuple,
+    PeerKey, Pod, Ports, Prefix, Reason, Scratch, Service, Set, SockAddr, Tuple,
 };
 
 /// Both addresses of 2,048 pods, and room to grow. Few, and on the way of every packet: allocated ahead.
@@ -65,8 +68,42 @@ static PEERS: LruHashMap<PeerKey, SockAddr> = LruHashMap::with_max_entries(64 <<
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
 
+/// Each CPU's place to work in.
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// The place that the walk of this packet works in; there always is one, which only the verifier doubts.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: this CPU's own, and the kernel starts no other packet's program on it before this one ends. It starts as
+    // zeroes, which its type has as a value, and only the walk writes to it.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Each CPU's question to the node's routes: as the place to work in.
+#[map]
+static FIB: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
+
+/// The question's place.
+#[inline(always)]
+pub(crate) fn fib() -> Option<&'static mut bpf_fib_lookup> {
+    // SAFETY: as in `scratch`; integers only.
+    FIB.get_ptr_mut(0).map(|lookup| unsafe { &mut *lookup })
+}
+
 /// What follows the length in a [`weft_packet::Prefix`]: a scope and an address.
 type Scoped = [u8; 20];
+
+/// Whether a range in a map holds what this prefix does.
+#[inline(always)]
+fn holds(ranges: &LpmTrie<Scoped, u32>, prefix: &Prefix) -> bool {
+    const { assert!(size_of::<Prefix>() == size_of::<Key<Scoped>>()) }
+    // SAFETY: both start with the length and go on with as many bytes, none of them padding; the alignment that a
+    // key asks for is the smallest there is.
+    ranges
+        .get(unsafe { &*from_ref(prefix).cast::<Key<Scoped>>() })
+        .is_some()
+}
 
 /// The kernel's maps, as the walk sees them.
 pub(crate) struct KernelMaps;
@@ -100,6 +137,101 @@ impl Maps for KernelMaps {
     fn backend(&self, key: &BackendKey) -> Option<SockAddr> {
         // SAFETY: as in `pod`.
         unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_member(&self, key: &MemberKey) -> bool {
+        MEMBERS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn maglev(&self, set: u32, index: u32) -> Option<u32> {
+        let table = MAGLEV.get_ptr(&set)?;
+        // SAFETY: a local variable. Volatile: the compiler knows that the index is within the table and would leave the
+        // check out, which the verifier wants to see.
+        let index = unsafe { (&raw const index).read_volatile() } as usize;
+        if index < Maglev::SIZE {
+            // SAFETY: a pointer that the verifier has seen checked, and an index within the table.
+            Some(u32::from(unsafe {
+                *(&raw const (*table).slots).cast::<u16>().add(index)
+            }))
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: as in `pod`.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        // Without room, the client's next connection chooses anew.
+        let _ = AFFINITY.insert(key, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn in_source_ranges(&self, set: u32, client: Addr) -> bool {
+        holds(&SOURCE_RANGES, &Prefix::of(set, client))
+    }
+
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        CONFIG.get(0)
+    }
+
+    #[inline(always)]
+    fn node_address(&self, addr: &Addr) -> Option<u32> {
+        // SAFETY: as in `pod`.
+        unsafe { NODE_ADDRESSES.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_inside(&self, addr: Addr) -> bool {
+        holds(&INSIDE, &Prefix::of(0, addr))
+    }
+
+    #[inline(always)]
+    fn in_service_ranges(&self, addr: Addr) -> bool {
+        holds(&SERVICE_RANGES, &Prefix::of(0, addr))
+    }
+
+    #[inline(always)]
+    fn with_flow<T>(&self, key: &Tuple, look: impl FnOnce(&mut Flow) -> T) -> Option<T> {
+        // SAFETY: a pointer that the verifier has seen checked. Another CPU may change the flow meanwhile: of its
+        // fields, only the time and the flags ever change, and a lost change of those does no harm.
+        FLOWS.get_ptr_mut(key).map(|flow| look(unsafe { &mut *flow }))
+    }
+
+    #[inline(always)]
+    fn set_flow(&self, key: &Tuple, flow: &Flow) {
+        // Without room, the next packet decides anew.
+        let _ = FLOWS.insert(key, flow, 0);
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, key: &Tuple, flow: &Flow) -> bool {
+        FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Ports> {
+        // SAFETY: as in `pod`.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_fragment(&self, key: &FragmentKey, ports: &Ports) {
+        // Without room, the fragments that follow go the way of packets that are no service's.
+        let _ = FRAGMENTS.insert(key, ports, 0);
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32
     }
 
     #[inline(always)]

@@ -1,13 +1,15 @@
 //! The entry points, one for each hook.
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::bpf_redirect_peer;
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
-use weft_packet::{Verdict, pod, service};
+use weft_packet::layout::REFUSE_MARK;
+use weft_packet::service::{self, Caller};
+use weft_packet::{Verdict, node, pod};
 
 use crate::kernel::{Call, Skb};
-use crate::maps::KernelMaps;
+use crate::maps::{self, KernelMaps};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -16,15 +18,48 @@ static LICENSE: [u8; 4] = *b"GPL\0";
 /// tcx ingress on the host side of a pod's veth: what the pod sends.
 #[classifier]
 fn from_pod(context: TcContext) -> i32 {
-    act(pod::from_pod(&mut Skb(context), &KernelMaps))
+    let mut packet = Skb(context);
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT as i32;
+    };
+    let verdict = pod::from_pod(&mut packet, &KernelMaps, scratch);
+    act(&packet, verdict)
+}
+
+/// tcx ingress of an uplink, or of the tunnel: what other hosts send.
+#[classifier]
+fn from_outside(context: TcContext) -> i32 {
+    let mut packet = Skb(context);
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT as i32;
+    };
+    let verdict = node::from_outside(&mut packet, &KernelMaps, scratch);
+    act(&packet, verdict)
+}
+
+/// tcx egress of an uplink, or of the tunnel: what other hosts get.
+#[classifier]
+fn to_outside(context: TcContext) -> i32 {
+    let mut packet = Skb(context);
+    let Some(scratch) = maps::scratch() else {
+        return TC_ACT_SHOT as i32;
+    };
+    let verdict = node::to_outside(&mut packet, &KernelMaps, scratch);
+    act(&packet, verdict)
 }
 
 #[inline(always)]
-fn act(verdict: Verdict) -> i32 {
+fn act(packet: &Skb, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         // SAFETY: a helper that takes plain numbers.
         Verdict::Deliver(_, ifindex) => unsafe { bpf_redirect_peer(ifindex, 0) as i32 },
+        // SAFETY: as above; without a neighbour, the kernel looks for one.
+        Verdict::Send(_, ifindex) => unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 },
+        Verdict::Refuse(_) => {
+            packet.0.set_mark(REFUSE_MARK);
+            TC_ACT_UNSPEC
+        }
         Verdict::Drop(_) => TC_ACT_SHOT as i32,
     }
 }
@@ -33,7 +68,7 @@ fn act(verdict: Verdict) -> i32 {
 #[cgroup_sock_addr(connect4)]
 fn connect4(context: SockAddrContext) -> i32 {
     let call = Call::new(&context);
-    let outcome = service::connect(&KernelMaps, &call.address4(), call.protocol(), || call.cookie());
+    let outcome = service::connect(&KernelMaps, &call.address4(), call.protocol(), &call);
     call.finish(outcome, Call::set4)
 }
 
@@ -41,7 +76,7 @@ fn connect4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(connect6)]
 fn connect6(context: SockAddrContext) -> i32 {
     let call = Call::new(&context);
-    let outcome = service::connect(&KernelMaps, &call.address6(), call.protocol(), || call.cookie());
+    let outcome = service::connect(&KernelMaps, &call.address6(), call.protocol(), &call);
     call.finish(outcome, Call::set6)
 }
 
@@ -49,7 +84,7 @@ fn connect6(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(context: SockAddrContext) -> i32 {
     let call = Call::new(&context);
-    let outcome = service::send(&KernelMaps, &call.address4(), call.protocol(), || call.cookie());
+    let outcome = service::send(&KernelMaps, &call.address4(), call.protocol(), &call);
     call.finish(outcome, Call::set4)
 }
 
@@ -57,14 +92,14 @@ fn sendmsg4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 fn sendmsg6(context: SockAddrContext) -> i32 {
     let call = Call::new(&context);
-    let outcome = service::send(&KernelMaps, &call.address6(), call.protocol(), || call.cookie());
+    let outcome = service::send(&KernelMaps, &call.address6(), call.protocol(), &call);
     call.finish(outcome, Call::set6)
 }
 
 #[inline(always)]
 fn source4(context: &SockAddrContext) -> i32 {
     let call = Call::new(context);
-    if let Some(service) = service::source(&KernelMaps, &call.address4(), call.cookie()) {
+    if let Some(service) = service::source(&KernelMaps, &call.address4(), call.socket()) {
         call.set4(&service);
     }
     1
@@ -73,7 +108,7 @@ fn source4(context: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn source6(context: &SockAddrContext) -> i32 {
     let call = Call::new(context);
-    if let Some(service) = service::source(&KernelMaps, &call.address6(), call.cookie()) {
+    if let Some(service) = service::source(&KernelMaps, &call.address6(), call.socket()) {
         call.set6(&service);
     }
     1

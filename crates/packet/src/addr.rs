@@ -14,6 +14,9 @@ const V4_MAPPED: [u8; 4] = [0, 0, 0xff, 0xff];
 pub struct Addr([u64; 2]);
 
 impl Addr {
+    /// `::`
+    pub const NONE: Self = Self([0; 2]);
+
     /// From 16 bytes in network order: an IPv6 or v4-mapped address.
     #[inline(always)]
     pub const fn from_v6_bytes(b: [u8; 16]) -> Self {
@@ -88,7 +91,7 @@ impl Addr {
         if self.is_v4() {
             Self::from_v4_bytes([0; 4])
         } else {
-            Self([0; 2])
+            Self::NONE
         }
     }
 

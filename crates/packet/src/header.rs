@@ -130,6 +130,14 @@ pub fn forward_ipv6<P: Packet>(packet: &mut P, to: [u8; 6], from: [u8; 6]) -> Re
     Ok(())
 }
 
+/// Gives a packet that a router has dealt with its new Ethernet addresses.
+#[inline(always)]
+pub(crate) fn address<P: Packet>(packet: &mut P, to: [u8; 6], from: [u8; 6]) -> Result<(), Reason> {
+    let [a, b, c, d, e, f] = to;
+    let [g, h, i, j, k, l] = from;
+    packet.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l])
+}
+
 #[inline(always)]
 fn set_ethernet<const N: usize>(header: &mut [u8; N], to: [u8; 6], from: [u8; 6]) {
     let mut i = 0;
@@ -138,6 +146,22 @@ fn set_ethernet<const N: usize>(header: &mut [u8; N], to: [u8; 6], from: [u8; 6]
         header[6 + i] = from[i];
         i += 1;
     }
+}
+
+/// Puts bytes into a header.
+#[inline(always)]
+pub(crate) fn put<const N: usize, const L: usize>(header: &mut [u8; N], at: usize, bytes: [u8; L]) {
+    let mut i = 0;
+    while i < L {
+        header[at + i] = bytes[i];
+        i += 1;
+    }
+}
+
+/// The 14 bytes at a place inside a header: another header, of Ethernet.
+#[inline(always)]
+pub(crate) fn fourteen<const N: usize>(header: &[u8; N], at: usize) -> [u8; ETHERNET] {
+    core::array::from_fn(|i| header[at + i])
 }
 
 /// The 6 bytes at a place inside a header: an Ethernet address.

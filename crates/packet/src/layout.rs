@@ -20,7 +20,7 @@ impl Family {
     /// The node's pods.
     pub const PODS: Self = Self {
         maps: &[name::PODS, name::INTERFACES],
-        version: 3,
+        version: 4,
     };
     /// Services and their backends.
     pub const SERVICES: Self = Self {
@@ -42,7 +42,7 @@ impl Family {
     /// What sockets were told. A new layout forgets it: a backend shows its own address to a socket from before.
     pub const PEERS: Self = Self {
         maps: &[name::PEERS],
-        version: 1,
+        version: 2,
     };
     /// Packets under way: translated flows, their fragments, and which client has an affinity to which backend.
     /// A new layout forgets it: connections that go through a node from outside break.
@@ -53,7 +53,7 @@ impl Family {
     /// What was counted. A new layout counts anew.
     pub const COUNTERS: Self = Self {
         maps: &[name::COUNTERS],
-        version: 3,
+        version: 4,
     };
     /// All of them.
     pub const ALL: [Self; 6] = [
@@ -94,7 +94,7 @@ pub mod name {
     /// LPM of [`super::Prefix`] with scope 0 -> anything: where the addresses of Services are taken from. What goes
     /// there and is no Service's is dropped.
     pub const SERVICE_RANGES: &str = "SERVICE_RANGES";
-    /// [`super::PeerKey`] -> [`super::SockAddr`]: the service address that a socket's peer stands for.
+    /// [`super::PeerKey`] -> [`super::SockAddr`]: the service address that a socket's peer stands for, or the reverse.
     pub const PEERS: &str = "PEERS";
     /// [`super::Tuple`] -> [`super::Flow`]: how packets of translated flows are rewritten.
     pub const FLOWS: &str = "FLOWS";
@@ -134,12 +134,12 @@ plain! {
     Config: 8 + 16 + 16 + 4 + 2 + 2,
     SockAddr: 16 + 2 + 6,
     Tuple: 16 + 16 + 2 + 2 + 4,
-    Flow: 16 + 16 + 2 + 2 + 4 + 4 + 4 + 4 + 4,
+    Flow: 40 + 4 + 4 + 4 + 4,
     FragmentKey: 16 + 16 + 4 + 4,
     Ports: 2 + 2,
     AffinityKey: 16 + 4 + 4,
     Affinity: 24 + 4 + 4,
-    PeerKey: 8 + 16 + 2 + 6,
+    PeerKey: 8 + 16 + 2 + 2 + 4,
     u32: 4,
     u64: 8,
 }
@@ -409,18 +409,20 @@ impl SockAddr {
     }
 }
 
-/// One peer of one socket.
+/// One peer of one socket: a backend, for what it stands for, or what a UDP socket sends to, for its backend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerKey {
     /// The kernel's cookie of the socket, host byte order; never used twice.
     pub cookie: u64,
-    /// Address of the backend.
+    /// Address of the peer.
     pub addr: Addr,
-    /// Port of the backend, network byte order.
+    /// Port of the peer, network byte order.
     pub port: Port,
+    /// 0: the peer is a backend. 1: it is a service.
+    pub service: u16,
     /// Always zero.
-    pub zero: [u16; 3],
+    pub zero: [u16; 2],
 }
 
 impl PeerKey {
@@ -431,7 +433,17 @@ impl PeerKey {
             cookie,
             addr: backend.addr,
             port: backend.port,
-            zero: [0; 3],
+            service: 0,
+            zero: [0; 2],
+        }
+    }
+
+    /// The place of the backend that the UDP socket `cookie` has of a service.
+    #[inline(always)]
+    pub const fn choice(cookie: u64, service: &SockAddr) -> Self {
+        Self {
+            service: 1,
+            ..Self::new(cookie, service)
         }
     }
 }
@@ -456,14 +468,8 @@ pub struct Tuple {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// New source address.
-    pub source: Addr,
-    /// New destination address.
-    pub destination: Addr,
-    /// New source port, network byte order.
-    pub source_port: Port,
-    /// New destination port, network byte order.
-    pub destination_port: Port,
+    /// The addresses and ports that they get.
+    pub to: Tuple,
     /// The set that the backend was chosen from, host byte order.
     pub set: u32,
     /// Interface index that the flow's first packet came in by, host byte order: replies leave there.
@@ -472,8 +478,55 @@ pub struct Flow {
     pub seen: u32,
     /// Bits: which way, and what has been seen of the connection.
     pub flags: u32,
-    /// Always zero.
-    pub zero: u32,
+}
+
+impl Tuple {
+    /// Nothing yet.
+    pub const NONE: Self = Self {
+        source: Addr::NONE,
+        destination: Addr::NONE,
+        source_port: Port::from_host(0),
+        destination_port: Port::from_host(0),
+        protocol: 0,
+    };
+
+    /// As the packets of the other direction have it.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+}
+
+impl Flow {
+    /// Nothing yet.
+    pub const NONE: Self = Self {
+        to: Tuple::NONE,
+        set: 0,
+        ifindex: 0,
+        seen: 0,
+        flags: 0,
+    };
+
+    /// Packets to the client: the other direction has been there before.
+    pub const REPLY: u32 = 1;
+    /// A TCP sender has finished (RFC 9293).
+    pub const FIN: u32 = 2;
+    /// So has the other one.
+    pub const PEER_FIN: u32 = 4;
+    /// A TCP connection has been reset by either side.
+    pub const RESET: u32 = 8;
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 /// Fragments of one datagram (RFC 791, RFC 8200).

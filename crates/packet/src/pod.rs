@@ -1,7 +1,8 @@
 //! The way between a pod and its node: who sent it, is it for a neighbour, and what does a router do to it.
 
-use crate::header::{self, Ip, Kind};
+use crate::header::{self, Kind};
 use crate::sender::Sender;
+use crate::transit::{self, Origin, Scratch};
 use crate::{Maps, Packet, Reason, Verdict, neighbour};
 
 const ICMPV6: u8 = 58;
@@ -10,11 +11,11 @@ const ICMPV6: u8 = 58;
 ///
 /// Its source must be the pod's own, at every layer; what it says about neighbours, too. A pod on the same node gets it
 /// directly, as if this node had routed it: with new Ethernet addresses and one hop less to live. What no router
-/// forwards ends here. Everything else, and what a router has to look at itself (options, a TTL that ends here, so
+/// forwards ends here. What is for a service, or a backend's reply, is translated first. Everything else, and what a router has to look at itself (options, a TTL that ends here, so
 /// that `traceroute` sees this node), is left to the node's stack.
 #[inline(always)]
-pub fn from_pod<P: Packet, M: Maps>(packet: &mut P, maps: &M) -> Verdict {
-    let verdict = leave(packet, maps).unwrap_or_else(Verdict::Drop);
+pub fn from_pod<P: Packet, M: Maps>(packet: &mut P, maps: &M, scratch: &mut Scratch) -> Verdict {
+    let verdict = leave(packet, maps, scratch).unwrap_or_else(Reason::end);
     maps.count(verdict.reason());
     if let Verdict::Drop(reason) = verdict {
         maps.count_drop(packet.ifindex(), reason);
@@ -23,7 +24,7 @@ pub fn from_pod<P: Packet, M: Maps>(packet: &mut P, maps: &M) -> Verdict {
 }
 
 #[inline(always)]
-fn leave<P: Packet, M: Maps>(packet: &mut P, maps: &M) -> Result<Verdict, Reason> {
+fn leave<P: Packet, M: Maps>(packet: &mut P, maps: &M, scratch: &mut Scratch) -> Result<Verdict, Reason> {
     let frame = header::ethernet(packet)?;
     if packet.tagged() {
         return Err(Reason::NotIp);
@@ -44,7 +45,6 @@ fn leave<P: Packet, M: Maps>(packet: &mut P, maps: &M) -> Result<Verdict, Reason
             if ip.destination.v4_bytes()[0] == 127 {
                 return Err(Reason::Malformed);
             }
-            route(packet, maps, &ip, header::forward_ipv4)
         }
         Kind::Ipv6 => {
             let ip = header::ipv6(packet)?;
@@ -65,24 +65,27 @@ fn leave<P: Packet, M: Maps>(packet: &mut P, maps: &M) -> Result<Verdict, Reason
             if ip.source.is_link_local_v6() || ip.destination.is_link_local_v6() || ip.destination.is_multicast_v6() {
                 return Err(Reason::OnLink);
             }
-            route(packet, maps, &ip, header::forward_ipv6)
         }
         Kind::Arp => {
             neighbour::arp(packet, maps, &sender)?;
-            Ok(Verdict::Pass(Reason::Neighbour))
+            return Ok(Verdict::Pass(Reason::Neighbour));
         }
-        Kind::Other => Err(Reason::NotIp),
+        Kind::Other => return Err(Reason::NotIp),
     }
+    if let Some(verdict) = transit::walk(packet, maps, scratch, frame.kind, Origin::Pod)? {
+        return Ok(verdict);
+    }
+    route(packet, maps, frame.kind)
 }
 
 /// To a local pod directly, or to the node's stack.
 #[inline(always)]
-fn route<P: Packet, M: Maps>(
-    packet: &mut P,
-    maps: &M,
-    ip: &Ip,
-    forward: impl FnOnce(&mut P, [u8; 6], [u8; 6]) -> Result<(), Reason>,
-) -> Result<Verdict, Reason> {
+fn route<P: Packet, M: Maps>(packet: &mut P, maps: &M, kind: Kind) -> Result<Verdict, Reason> {
+    // Read again: the kernel's stack has no room to keep it meanwhile.
+    let ip = match kind {
+        Kind::Ipv4 => header::ipv4(packet)?,
+        _ => header::ipv6(packet)?,
+    };
     let Some(pod) = maps.pod(&ip.destination) else {
         return Ok(Verdict::Pass(Reason::ToStack));
     };
@@ -95,7 +98,10 @@ fn route<P: Packet, M: Maps>(
     if pod.limited != 0 {
         return Ok(Verdict::Pass(Reason::Limited));
     }
-    forward(packet, pod.mac, pod.host_mac)?;
+    match kind {
+        Kind::Ipv4 => header::forward_ipv4(packet, pod.mac, pod.host_mac)?,
+        _ => header::forward_ipv6(packet, pod.mac, pod.host_mac)?,
+    }
     Ok(Verdict::Deliver(Reason::LocalPod, pod.ifindex))
 }
 

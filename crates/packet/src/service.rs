@@ -3,16 +3,20 @@
 //! A connected socket is translated once, when it connects; none of its packets is touched later. What the socket
 //! believes to talk to is noted per socket and backend, so that `getpeername` and `recvmsg` say the service address:
 //! resolvers drop answers that come from anyone else.
+//!
+//! A socket that connects has no address yet, so `ClientIP` affinity is with its network namespace: a pod's, which has
+//! one address of a family, or the node's. For the same want, load-balancers' addresses with source ranges are left to
+//! the packet hooks where a pod asks.
 
-use crate::{BackendKey, Frontend, Maps, PeerKey, Reason, Set, SockAddr};
-
-/// How often a lookup starts again when the service changed between reading its size and reading a slot.
-const TRIES: u32 = 3;
+use crate::choice::{self, Choice};
+use crate::frontend::{self, Asker, Found};
+use crate::layout::PeerKey;
+use crate::{Addr, Config, Maps, MemberKey, Reason, Service, SockAddr};
 
 /// What a socket call is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Not a service: nothing changes.
+    /// Not a service, or one whose packets are dropped, which the packet hooks do: nothing changes.
     Untouched,
     /// Use this address instead.
     Use(SockAddr),
@@ -20,21 +24,39 @@ pub enum Outcome {
     Refuse(Reason),
 }
 
-/// A socket connects (TCP or UDP). `cookie` is asked for only where it is needed.
+/// Who calls, asked for only where it is needed.
+pub trait Caller {
+    /// The kernel's cookie of the socket.
+    fn socket(&self) -> u64;
+    /// The kernel's cookie of its network namespace.
+    fn netns(&self) -> u64;
+}
+
+/// A socket connects (TCP or UDP).
 #[inline(always)]
-pub fn connect<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, cookie: impl FnOnce() -> u64) -> Outcome {
-    translate(maps, to, protocol, |backend| {
-        maps.set_peer(&PeerKey::new(cookie(), backend), to)
+pub fn connect<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, caller: &impl Caller) -> Outcome {
+    let chosen = find(maps, to, protocol, caller).and_then(|choice| choose(maps, &choice));
+    tell(maps, chosen, |backend| {
+        maps.set_peer(&PeerKey::new(caller.socket(), backend), to)
     })
 }
 
-/// A UDP socket sends to an address that it names.
+/// A UDP socket sends to an address that it names. It keeps the backend that it has, as long as that is one.
 #[inline(always)]
-pub fn send<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, cookie: impl FnOnce() -> u64) -> Outcome {
-    translate(maps, to, protocol, |backend| {
-        let key = PeerKey::new(cookie(), backend);
-        // Usually it is known from the datagram before; reading is cheaper than writing.
-        maps.peer(&key) == Some(*to) || maps.set_peer(&key, to)
+pub fn send<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, caller: &impl Caller) -> Outcome {
+    let choice = match find(maps, to, protocol, caller) {
+        Ok(choice) => choice,
+        Err(outcome) => return tell(maps, Err(outcome), |_| true),
+    };
+    let socket = caller.socket();
+    let kept = PeerKey::choice(socket, to);
+    if let Some(backend) = maps.peer(&kept)
+        && maps.is_member(&MemberKey::new(choice.set, &backend))
+    {
+        return tell(maps, Ok(backend), |_| true);
+    }
+    tell(maps, choose(maps, &choice), |backend| {
+        maps.set_peer(&kept, backend) & maps.set_peer(&PeerKey::new(socket, backend), to)
     })
 }
 
@@ -44,168 +66,70 @@ pub fn source<M: Maps>(maps: &M, peer: &SockAddr, cookie: u64) -> Option<SockAdd
     maps.peer(&PeerKey::new(cookie, peer))
 }
 
+/// What a socket that is to reach this address has to choose from.
 #[inline(always)]
-fn translate<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, remember: impl FnOnce(&SockAddr) -> bool) -> Outcome {
-    let frontend = Frontend::new(to.addr, to.port, protocol);
-    let Some(service) = maps.frontend(&frontend) else {
-        return Outcome::Untouched;
+fn find<M: Maps>(maps: &M, to: &SockAddr, protocol: u8, caller: &impl Caller) -> Result<Choice, Outcome> {
+    let config = maps.config();
+    // Asked by what needs it only: most calls are to exact addresses of services, or to none.
+    let is_node = |netns: u64| config.is_some_and(|config| config.netns == netns);
+    let asker = match is_node(caller.netns()) {
+        true => Asker::Node,
+        false => Asker::Other,
     };
-    let mut tries = 0;
-    while tries < TRIES {
-        let count = match maps.set(service.inside) {
-            None | Some(Set { count: 0, .. }) => {
-                maps.count(Reason::NoEndpoints);
-                return Outcome::Refuse(Reason::NoEndpoints);
-            }
-            Some(Set { count, .. }) => count,
-        };
-        if let Some(backend) = maps.backend(&pick(maps, service.inside, count)) {
+    let service = match frontend::find(maps, to, protocol, asker) {
+        Found::Service(service) => service,
+        Found::UnknownPort => return Err(Outcome::Refuse(Reason::UnknownServicePort)),
+        Found::Unallocated | Found::Other => return Err(Outcome::Untouched),
+    };
+    if service.has(Service::RANGES) {
+        let own = config
+            .filter(|_| asker == Asker::Node)
+            .map(|config| own(config, to.addr));
+        if !own.is_some_and(|own| frontend::admits(maps, &service, own)) {
+            return Err(Outcome::Untouched);
+        }
+    }
+    if service.has(Service::INSIDE_DROPS) && maps.set(service.inside).unwrap_or_default().count == 0 {
+        return Err(Outcome::Untouched);
+    }
+    Ok(Choice {
+        set: service.inside,
+        affinity: service.affinity,
+        client: Addr::of_netns(caller.netns()),
+        hash: None,
+    })
+}
+
+/// The node's own address of the same family.
+#[inline(always)]
+fn own(config: &Config, to: Addr) -> Addr {
+    if to.is_v4() { config.v4 } else { config.v6 }
+}
+
+#[inline(always)]
+fn choose<M: Maps>(maps: &M, choice: &Choice) -> Result<SockAddr, Outcome> {
+    choice::choose(maps, choice).map_err(Outcome::Refuse)
+}
+
+/// Counts what a call comes to, and lets a backend be remembered.
+#[inline(always)]
+fn tell<M: Maps>(maps: &M, chosen: Result<SockAddr, Outcome>, remember: impl FnOnce(&SockAddr) -> bool) -> Outcome {
+    match chosen {
+        Ok(backend) => {
             if !remember(&backend) {
                 maps.count(Reason::PeerLost);
             }
             maps.count(Reason::Translated);
-            return Outcome::Use(backend);
+            Outcome::Use(backend)
         }
-        // The set shrank since we read its size: read it again.
-        tries += 1;
+        Err(outcome) => {
+            if let Outcome::Refuse(reason) = outcome {
+                maps.count(reason);
+            }
+            outcome
+        }
     }
-    maps.count(Reason::BackendMissing);
-    Outcome::Refuse(Reason::BackendMissing)
-}
-
-/// A random slot: the high half of a product spreads a 32-bit random number evenly without a division.
-#[inline(always)]
-fn pick<M: Maps>(maps: &M, set: u32, count: u32) -> BackendKey {
-    let slot = (u64::from(maps.random()) * u64::from(count)) >> 32;
-    BackendKey { set, slot: slot as u32 }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::host::HostMaps;
-    use crate::{Addr, Pod, Port, Service};
-
-    fn at(last: u8, port: u16) -> SockAddr {
-        SockAddr::new(Addr::from_v4_bytes([10, 0, 0, last]), Port::from_host(port))
-    }
-
-    fn service() -> SockAddr {
-        at(96, 80)
-    }
-
-    fn maps(count: u32) -> HostMaps {
-        let mut maps = HostMaps::default();
-        maps.frontends.insert(
-            Frontend::new(service().addr, service().port, 6),
-            Service {
-                inside: 5,
-                outside: 6,
-                ..Service::default()
-            },
-        );
-        maps.sets.insert(5, Set { count, flags: 0 });
-        for slot in 0..count {
-            maps.backends
-                .insert(BackendKey { set: 5, slot }, at(slot as u8 + 1, 8080));
-        }
-        maps
-    }
-
-    #[test]
-    fn a_connection_goes_to_some_backend_and_back_to_the_service() {
-        let maps = maps(3);
-        let mut seen = HashSet::new();
-        for cookie in 0..100 {
-            let Outcome::Use(backend) = connect(&maps, &service(), 6, || cookie) else {
-                panic!("not translated")
-            };
-            seen.insert(backend);
-            assert_eq!(source(&maps, &backend, cookie), Some(service()));
-            assert_eq!(source(&maps, &backend, 1000 + cookie), None);
-        }
-        assert_eq!(seen, HashSet::from([at(1, 8080), at(2, 8080), at(3, 8080)]));
-        assert_eq!(maps.counters.borrow()[&Reason::Translated], 100);
-    }
-
-    #[test]
-    fn other_addresses_ports_and_protocols_are_not_services() {
-        let maps = maps(1);
-        let never = || unreachable!("no cookie is needed");
-        assert_eq!(connect(&maps, &at(1, 80), 6, never), Outcome::Untouched);
-        assert_eq!(connect(&maps, &at(96, 81), 6, never), Outcome::Untouched);
-        assert_eq!(send(&maps, &service(), 17, never), Outcome::Untouched);
-        assert!(maps.counters.borrow().is_empty());
-    }
-
-    #[test]
-    fn without_endpoints_a_connection_is_refused() {
-        let maps = maps(0);
-        assert_eq!(
-            connect(&maps, &service(), 6, || 1),
-            Outcome::Refuse(Reason::NoEndpoints)
-        );
-        assert_eq!(maps.counters.borrow()[&Reason::NoEndpoints], 1);
-    }
-
-    /// Maps in which a set shrinks from two backends to one between two reads.
-    struct Shrinking<'a>(&'a HostMaps, Cell<u32>);
-
-    impl Maps for Shrinking<'_> {
-        fn pod(&self, addr: &Addr) -> Option<Pod> {
-            self.0.pod(addr)
-        }
-        fn frontend(&self, frontend: &Frontend) -> Option<Service> {
-            self.0.frontend(frontend)
-        }
-        fn set(&self, set: u32) -> Option<Set> {
-            let reads = self.1.replace(self.1.get() + 1);
-            self.0.set(set).map(|set| Set {
-                count: if reads == 0 { 2 } else { 1 },
-                ..set
-            })
-        }
-        fn backend(&self, key: &BackendKey) -> Option<SockAddr> {
-            self.0.backend(key)
-        }
-        fn peer(&self, key: &PeerKey) -> Option<SockAddr> {
-            self.0.peer(key)
-        }
-        fn set_peer(&self, key: &PeerKey, service: &SockAddr) -> bool {
-            self.0.set_peer(key, service)
-        }
-        fn random(&self) -> u32 {
-            u32::MAX
-        }
-        fn mac(&self, ifindex: u32) -> Option<[u8; 6]> {
-            self.0.mac(ifindex)
-        }
-        fn count_drop(&self, ifindex: u32, reason: Reason) {
-            self.0.count_drop(ifindex, reason);
-        }
-        fn count(&self, reason: Reason) {
-            self.0.count(reason);
-        }
-    }
-
-    #[test]
-    fn a_set_that_shrinks_under_the_lookup_still_gives_a_backend() {
-        let maps = maps(1);
-        let shrinking = Shrinking(&maps, Cell::new(0));
-        assert_eq!(connect(&shrinking, &service(), 6, || 1), Outcome::Use(at(1, 8080)));
-        assert_eq!(shrinking.1.get(), 2);
-    }
-
-    #[test]
-    fn a_set_without_its_slots_refuses_in_the_end() {
-        let mut maps = maps(1);
-        maps.backends.clear();
-        assert_eq!(
-            connect(&maps, &service(), 6, || 1),
-            Outcome::Refuse(Reason::BackendMissing)
-        );
-    }
-}
+mod tests;

@@ -7,6 +7,10 @@ pub enum Verdict {
     Pass(Reason),
     /// It is delivered to the pod behind this interface (host side of its veth), past the node's stack.
     Deliver(Reason, u32),
+    /// It leaves by this interface, past the node's stack; its route there says to whom.
+    Send(Reason, u32),
+    /// It ends here, and its sender is told at once: by a reset, or "port unreachable".
+    Refuse(Reason),
     /// It ends here.
     Drop(Reason),
 }
@@ -16,7 +20,11 @@ impl Verdict {
     #[inline(always)]
     pub const fn reason(self) -> Reason {
         match self {
-            Verdict::Pass(reason) | Verdict::Deliver(reason, _) | Verdict::Drop(reason) => reason,
+            Verdict::Pass(reason)
+            | Verdict::Deliver(reason, _)
+            | Verdict::Send(reason, _)
+            | Verdict::Refuse(reason)
+            | Verdict::Drop(reason) => reason,
         }
     }
 }
@@ -60,11 +68,24 @@ reasons! {
     9 ForeignMac "foreign_mac" "dropped: its Ethernet source is not that of the pod that sent it",
     10 ForeignNeighbour "foreign_neighbour" "dropped: ARP or neighbour discovery that speaks for another, or for a router",
     11 OnLink "on_link" "dropped: multicast, broadcast or link-local traffic, which no router forwards",
-    12 Translated "translated" "a socket's service address became a backend's",
-    13 NoEndpoints "no_endpoints" "refused: the service has no endpoints",
-    14 BackendMissing "backend_missing" "refused: the service changed under the lookup several times in a row",
-    15 PeerLost "peer_lost" "no room to note which service a backend stands for: replies show the backend's address",
-    16 Limited "limited" "for a pod on this node that receives at a limited rate: left to the node's stack, which keeps to it",
+    12 UnallocatedServiceAddress "unallocated_service_address" "dropped: for an address from the range of services' addresses that no service has",
+    13 NoLocalEndpoints "no_local_endpoints" "dropped: the service has no endpoints where its traffic policy asks for them",
+    14 SourceRange "source_range" "dropped: its source is not in the service's load-balancer source ranges",
+    15 NoPort "no_port" "dropped: no port was free to masquerade the connection with",
+    16 NoRoute "no_route" "dropped: no route leads to where the service's packet has to go",
+    17 Untranslated "untranslated" "dropped: on its way out to a service address that nothing has translated",
+    18 ServiceTooBig "service_too_big" "dropped: too big for the way to the backend; its sender cannot be told",
+    19 SctpPort "sctp_port" "dropped: SCTP to a target port or from a source port that would have to change",
+    20 Translated "translated" "a socket's service address became a backend's",
+    21 NoEndpoints "no_endpoints" "refused: the service has no endpoints",
+    22 BackendMissing "backend_missing" "refused: the service changed under the lookup several times in a row",
+    23 UnknownServicePort "unknown_service_port" "refused: the service has no such port",
+    24 PeerLost "peer_lost" "no room to note which service a backend stands for: replies show the backend's address",
+    25 Limited "limited" "for a pod on this node that receives at a limited rate: left to the node's stack, which keeps to it",
+    26 Forwarded "forwarded" "a packet of a service: rewritten, on its way to or from a backend",
+    27 ServiceToStack "service_to_stack" "a packet of a service: rewritten, to or from a process of this node",
+    28 TooBig "too_big" "too big for the way to the backend: its sender has been told",
+    29 TimeExceeded "time_exceeded" "its TTL or hop limit ends on the way to a backend: its sender has been told",
 }
 
 impl Reason {
@@ -72,7 +93,7 @@ impl Reason {
     const FIRST_DROP: usize = Reason::Truncated as usize;
 
     /// Every reason for which a packet ends, in the order in which they are counted for each pod.
-    pub const DROPS: [Reason; 7] = [
+    pub const DROPS: [Reason; 15] = [
         Reason::Truncated,
         Reason::Malformed,
         Reason::NotIp,
@@ -80,7 +101,24 @@ impl Reason {
         Reason::ForeignMac,
         Reason::ForeignNeighbour,
         Reason::OnLink,
+        Reason::UnallocatedServiceAddress,
+        Reason::NoLocalEndpoints,
+        Reason::SourceRange,
+        Reason::NoPort,
+        Reason::NoRoute,
+        Reason::Untranslated,
+        Reason::ServiceTooBig,
+        Reason::SctpPort,
     ];
+
+    /// What becomes of a packet that cannot go on.
+    #[inline(always)]
+    pub const fn end(self) -> Verdict {
+        match self {
+            Reason::NoEndpoints | Reason::BackendMissing | Reason::UnknownServicePort => Verdict::Refuse(self),
+            _ => Verdict::Drop(self),
+        }
+    }
 
     /// Its place in [`Reason::DROPS`], if a packet ends for it.
     #[inline(always)]
@@ -105,6 +143,17 @@ mod tests {
             assert_eq!(*reason as usize, i);
         }
     }
+
+    #[test]
+    fn refusals_are_those_that_say_so() {
+        for reason in Reason::ALL.iter().filter(|r| r.text().starts_with("refused")) {
+            assert_eq!(reason.end(), Verdict::Refuse(*reason));
+        }
+        for reason in Reason::DROPS {
+            assert_eq!(reason.end(), Verdict::Drop(reason));
+        }
+    }
+
     #[test]
     fn drops_stand_together() {
         let drops: Vec<_> = Reason::ALL

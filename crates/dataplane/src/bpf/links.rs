@@ -37,6 +37,9 @@ const SOCKET_HOOKS: [(&str, u32); 8] = [
 /// One only: the kernel waits for a grace period to attach one, and lets one pod at a time.
 const POD_HOOK: (&str, u32) = ("from_pod", 46);
 
+/// The hooks on uplinks and on the tunnel, tcx ingress and egress.
+const NODE_HOOKS: [(&str, u32); 2] = [("from_outside", 46), ("to_outside", 47)];
+
 pub(super) struct Links {
     ebpf: Ebpf,
     dir: PathBuf,
@@ -72,7 +75,7 @@ impl Links {
             dir,
             taken_over: AtomicUsize::new(0),
         };
-        for (name, _) in SOCKET_HOOKS.into_iter().chain([POD_HOOK]) {
+        for (name, _) in SOCKET_HOOKS.into_iter().chain([POD_HOOK]).chain(NODE_HOOKS) {
             links.load(name)?;
         }
         Ok(links)

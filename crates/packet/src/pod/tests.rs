@@ -57,8 +57,8 @@ fn packet(ethertype: u16, rest: &[u8]) -> HostPacket {
     data.extend(rest);
     HostPacket {
         ifindex: OWN,
-        tagged: false,
         data,
+        ..HostPacket::default()
     }
 }
 
@@ -113,7 +113,7 @@ fn arp(operation: u8, mac: [u8; 6], sender: [u8; 4], target: [u8; 4]) -> HostPac
 }
 
 fn verdict(mut packet: HostPacket) -> Verdict {
-    from_pod(&mut packet, &maps())
+    from_pod(&mut packet, &maps(), &mut Scratch::default())
 }
 
 #[track_caller]
@@ -126,12 +126,18 @@ fn dropped(reason: Reason, packets: impl IntoIterator<Item = HostPacket>) {
 #[test]
 fn a_neighbour_gets_it_directly_and_as_if_routed() {
     let mut v4 = ipv4(OWN_V4, OTHER_V4, 64);
-    assert_eq!(from_pod(&mut v4, &maps()), Verdict::Deliver(Reason::LocalPod, 9));
+    assert_eq!(
+        from_pod(&mut v4, &maps(), &mut Scratch::default()),
+        Verdict::Deliver(Reason::LocalPod, 9)
+    );
     assert_eq!(v4.data[..12], [2, 0, 0, 0, 0, 9, 4, 0, 0, 0, 0, 9]);
     assert_eq!(v4.data[14..], ipv4(OWN_V4, OTHER_V4, 63).data[14..]);
 
     let mut v6 = ipv6(OWN_V6, OTHER_V6, 17, 64);
-    assert_eq!(from_pod(&mut v6, &maps()), Verdict::Deliver(Reason::LocalPod, 9));
+    assert_eq!(
+        from_pod(&mut v6, &maps(), &mut Scratch::default()),
+        Verdict::Deliver(Reason::LocalPod, 9)
+    );
     assert_eq!(v6.data[..12], [2, 0, 0, 0, 0, 9, 4, 0, 0, 0, 0, 9]);
     assert_eq!(v6.data[14..], ipv6(OWN_V6, OTHER_V6, 17, 63).data[14..]);
 }
@@ -151,7 +157,10 @@ fn what_a_router_looks_at_itself_is_left_to_the_stack_unchanged() {
         (ipv6(OWN_V6, OTHER_V6, 0, 64), Reason::Options),
     ] {
         let mut after = packet.clone();
-        assert_eq!(from_pod(&mut after, &maps()), Verdict::Pass(reason));
+        assert_eq!(
+            from_pod(&mut after, &maps(), &mut Scratch::default()),
+            Verdict::Pass(reason)
+        );
         assert_eq!(after, packet);
     }
 }
@@ -425,7 +434,7 @@ proptest! {
         let before = packet.clone();
         let mut packet = packet;
         let maps = maps();
-        if let Verdict::Drop(reason) = from_pod(&mut packet, &maps) {
+        if let Verdict::Drop(reason) = from_pod(&mut packet, &maps, &mut Scratch::default()) {
             prop_assert_eq!(maps.drops.take(), [((OWN, reason), 1)].into());
         } else {
             prop_assert!(maps.drops.borrow().is_empty());
@@ -446,8 +455,8 @@ proptest! {
         }
         let maps = maps();
         let len = data.len();
-        let mut packet = HostPacket { ifindex: OWN, tagged: false, data };
-        let verdict = from_pod(&mut packet, &maps);
+        let mut packet = HostPacket { ifindex: OWN, data, ..HostPacket::default() };
+        let verdict = from_pod(&mut packet, &maps, &mut Scratch::default());
         prop_assert_eq!(packet.data.len(), len);
         let counters = maps.counters.borrow();
         prop_assert_eq!(counters.len(), 1);

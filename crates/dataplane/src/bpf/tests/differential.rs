@@ -13,7 +13,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use weft_packet::host::{HostMaps, HostPacket};
 use weft_packet::layout::name;
-use weft_packet::{Addr, Interface, Pod, Reason, Verdict, pod};
+use weft_packet::{Addr, Interface, Pod, Reason, Scratch, Verdict, pod};
 
 use crate::bpf::datapath::{load, open_counters};
 use crate::bpf::table::Raw;
@@ -282,10 +282,10 @@ fn kernel_and_host_agree_on_random_packets() {
             .run(&frame(), |frame| {
                 let mut packet = HostPacket {
                     ifindex: LO,
-                    tagged: false,
                     data: frame.clone(),
+                    ..HostPacket::default()
                 };
-                let verdict = pod::from_pod(&mut packet, &maps);
+                let verdict = pod::from_pod(&mut packet, &maps, &mut Scratch::default());
                 let before = kernel.counts();
                 let Some((code, data)) = kernel.run(&frame) else {
                     // It takes no IP packet that is shorter than its header.
@@ -293,8 +293,8 @@ fn kernel_and_host_agree_on_random_packets() {
                     return Ok(());
                 };
                 let expected = match verdict {
-                    Verdict::Pass(_) => TC_ACT_UNSPEC,
-                    Verdict::Deliver(..) => TC_ACT_REDIRECT,
+                    Verdict::Pass(_) | Verdict::Refuse(_) => TC_ACT_UNSPEC,
+                    Verdict::Deliver(..) | Verdict::Send(..) => TC_ACT_REDIRECT,
                     Verdict::Drop(_) => TC_ACT_SHOT,
                 };
                 prop_assert_eq!(code, expected, "{:?}", verdict);
