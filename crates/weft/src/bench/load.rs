@@ -1,4 +1,7 @@
 //! The two ends: a server and a client, each a thread in its own namespace, both on one processor.
+//!
+//! A connection begins with a message whose first byte says what for: to have it and all that follow sent back, or to
+//! take what comes until there is no more, and then to say so.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,6 +18,14 @@ use nix::unistd::Pid;
 /// Request and response, as small as a question about an address is.
 const MESSAGE: usize = 64;
 
+/// The first byte of a connection whose messages are sent back, and of one that is only read.
+const ECHO: u8 = 1;
+const TAKE: u8 = 2;
+/// How much is written at once where as much as possible is to get through.
+const CHUNK: usize = 128 << 10;
+/// How many streams share the way where it is not one.
+const STREAMS: u32 = 8;
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
@@ -22,24 +33,36 @@ pub(super) enum Work {
     RoundTrip,
     /// Connect, request, response, close.
     Connection,
+    /// A MiB over one connection.
+    Stream,
+    /// A MiB, as eight connections bring it through at the same time.
+    Streams,
 }
 
 impl Work {
-    pub(super) const ALL: [Self; 2] = [Self::RoundTrip, Self::Connection];
+    pub(super) const ALL: [Self; 4] = [Self::RoundTrip, Self::Connection, Self::Stream, Self::Streams];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::RoundTrip => "round trip",
             Self::Connection => "connect-request-close",
+            Self::Stream => "throughput, one stream",
+            Self::Streams => "throughput, eight streams",
         }
     }
 
-    /// How often it is done in one sample, after a third as much to warm up: some milliseconds' worth, so that what
+    /// Whether it is as much as possible, not one thing after the other.
+    pub(super) fn is_bulk(self) -> bool {
+        matches!(self, Self::Stream | Self::Streams)
+    }
+
+    /// How often it is done in one sample, single exchanges after a third as many to warm up: some milliseconds' worth, so that what
     /// else the machine does hits few.
     fn times(self) -> u32 {
         match self {
             Self::RoundTrip => 1000,
             Self::Connection => 100,
+            Self::Stream | Self::Streams => 32,
         }
     }
 }
@@ -148,17 +171,33 @@ fn settle(enter: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn serve(listener: &TcpListener) {
-    let mut message = [0; MESSAGE];
-    while let Ok((mut stream, _)) = listener.accept() {
-        if stream.set_nodelay(true).is_err() {
-            return;
+    std::thread::scope(|scope| {
+        let mut message = [0; MESSAGE];
+        while let Ok((mut stream, _)) = listener.accept() {
+            if stream.set_nodelay(true).is_err() {
+                return;
+            }
+            let mut begun = stream.read_exact(&mut message).is_ok();
+            if begun && message[0] == TAKE {
+                // Of several at a time, each has its thread; one that breaks off is the client's to tell.
+                scope.spawn(move || take(stream));
+                continue;
+            }
+            while begun {
+                begun = stream.write_all(&message).is_ok() && stream.read_exact(&mut message).is_ok();
+            }
         }
-        while stream.read_exact(&mut message).is_ok() && stream.write_all(&message).is_ok() {}
-    }
+    });
+}
+
+fn take(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    while stream.read(&mut chunk)? > 0 {}
+    stream.write_all(&[TAKE; MESSAGE])
 }
 
 fn sample(work: Work, target: SocketAddr) -> std::io::Result<Duration> {
-    let mut message = [1; MESSAGE];
+    let mut message = [ECHO; MESSAGE];
     let mut exchange = |stream: &mut TcpStream| {
         stream.write_all(&message)?;
         stream.read_exact(&mut message)
@@ -185,7 +224,38 @@ fn sample(work: Work, target: SocketAddr) -> std::io::Result<Duration> {
             }
             Ok(begun.elapsed())
         }
+        Work::Stream => push(1, work.times(), target),
+        Work::Streams => push(STREAMS, work.times(), target),
     }
+}
+
+/// Sends so many MiB over all streams together, and waits until the server has them.
+fn push(streams: u32, mebibytes: u32, target: SocketAddr) -> std::io::Result<Duration> {
+    let open = |_| {
+        let mut stream = connect(target)?;
+        stream.write_all(&[TAKE; MESSAGE])?;
+        Ok(stream)
+    };
+    let open: std::io::Result<Vec<TcpStream>> = (0..streams).map(open).collect();
+    let chunks = (mebibytes << 20) / streams / CHUNK as u32;
+    let send = |mut stream: TcpStream| {
+        let mut chunk = vec![0; CHUNK];
+        for _ in 0..chunks {
+            stream.write_all(&chunk)?;
+        }
+        stream.shutdown(std::net::Shutdown::Write)?;
+        stream.read_exact(&mut chunk[..MESSAGE])
+    };
+    let open = open?;
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = open.into_iter().map(|stream| scope.spawn(|| send(stream))).collect();
+        let panicked = |_| Err(std::io::Error::other("a thread of the benchmark panicked"));
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(panicked))
+    })?;
+    Ok(begun.elapsed())
 }
 
 fn connect(target: SocketAddr) -> std::io::Result<TcpStream> {

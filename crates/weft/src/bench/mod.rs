@@ -11,6 +11,7 @@ mod node;
 mod path;
 mod report;
 mod rules;
+mod sample;
 mod subject;
 mod weft;
 
@@ -48,7 +49,6 @@ enum Output {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (report, output) = match args.what {
         What::Path(args) => (path::run(&args)?, args.output),
-        What::Cni(args) if args.here => return cni::measure_here(&args).map(|()| ExitCode::SUCCESS),
         What::Cni(args) => (cni::run(&args)?, args.output),
         What::Churn(args) => (churn::run(&args)?, args.output),
         What::Agent(args) => (agent::run(&args)?, args.output),

@@ -14,6 +14,13 @@ const NODE: &str = "node-1";
 /// How long the agent may take until its node can have pods.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Fields of `/proc/pid/stat` (proc(5)), counted from one: the first behind the name, and the first of two times each.
+const AFTER_NAME: usize = 3;
+const USER: usize = 14;
+const CHILDREN: usize = 16;
+/// What those times are counted in, milliseconds: hundredths of a second for everybody who asks.
+const TICK: u64 = 10;
+
 /// One lab of one node, gone at the end.
 pub(super) struct Node(Lab);
 
@@ -73,6 +80,11 @@ impl Drop for Node {
 pub(super) struct Process(i32);
 
 impl Process {
+    /// This one.
+    pub(super) fn this() -> Self {
+        Self(std::process::id() as i32)
+    }
+
     pub(super) fn id(self) -> i32 {
         self.0
     }
@@ -87,17 +99,25 @@ impl Process {
         Ok(kib.with_context(|| format!("/proc/{}/status has no {field}", self.0))? / 1024.0)
     }
 
-    /// The time of a core that it has used.
-    pub(super) fn cpu(&self) -> Result<Duration> {
-        // Nanoseconds on a core, of the whole process: the sum over its threads.
-        let mut total = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.0)).context("the agent has gone")? {
-            let path = task.context("the agent has gone")?.path().join("schedstat");
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            let on_cpu: Option<u64> = text.split(' ').next().and_then(|n| n.parse().ok());
-            total += on_cpu.unwrap_or_default();
-        }
-        Ok(Duration::from_nanos(total))
+    /// The time of a core that it has used, all of its threads, also those that have ended.
+    pub(super) fn cpu(self) -> Result<Duration> {
+        self.times(USER)
+    }
+
+    /// The same of its children that have ended and been waited for, and of theirs.
+    pub(super) fn cpu_of_children(self) -> Result<Duration> {
+        self.times(CHILDREN)
+    }
+
+    /// The sum of two of the times in `/proc/pid/stat`, the first of which is this one.
+    fn times(self, first: usize) -> Result<Duration> {
+        let stat = self.read("stat")?;
+        // The name before may hold anything.
+        let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_ascii_whitespace());
+        let times = fields.into_iter().flatten().skip(first - AFTER_NAME).take(2);
+        let ticks: Option<u64> = times.map(|time| time.parse::<u64>().ok()).sum();
+        let ticks = ticks.with_context(|| format!("cannot read the times in /proc/{}/stat", self.0))?;
+        Ok(Duration::from_millis(ticks * TICK))
     }
 
     /// How many descriptors it holds.

@@ -7,6 +7,7 @@ use super::across::{self, Way};
 use super::cgroup::Home;
 use super::load::Work;
 use super::report::{Report, Row};
+use super::sample::quantile;
 use super::subject::{self, Rules, Subject};
 use super::weft::{self, Target};
 
@@ -22,6 +23,11 @@ const SHARE: f64 = 0.1;
 /// long as they live: two alike can differ by a twentieth. So there are several of each that is compared with a goal,
 /// and the one in the middle counts.
 const ALIKE: usize = 5;
+
+/// As much as possible is sent in one of this many rounds only: it takes longer, and says less about a path.
+const BULK_EVERY: usize = 5;
+/// Gbit/s of one MiB in each microsecond.
+const GBIT: f64 = (8 << 20) as f64 / 1e3;
 
 /// Command line.
 #[derive(clap::Args)]
@@ -40,7 +46,7 @@ pub(crate) struct Args {
 /// The ratio to the bare pair that Weft is to stay within.
 fn goal(work: Work) -> f64 {
     match work {
-        Work::RoundTrip => 1.10,
+        Work::RoundTrip | Work::Stream | Work::Streams => 1.10,
         Work::Connection => 1.12,
     }
 }
@@ -49,6 +55,8 @@ fn goal(work: Work) -> f64 {
 struct Entry {
     name: String,
     ours: bool,
+    /// Whether as much as possible is sent over it, too.
+    bulk: bool,
     alike: Vec<Subject>,
 }
 
@@ -65,11 +73,12 @@ pub(super) fn run(args: &Args) -> Result<Report> {
             .into_iter()
             .map(|alike| quantile(alike.into_iter().map(|rounds| quantile(rounds, SHARE)).collect(), 0.5))
             .collect();
-        rows.extend(entries.iter().zip(&values).map(|(entry, value)| Row {
+        let measured = entries.iter().zip(&values).filter(|(_, value)| value.is_finite());
+        rows.extend(measured.map(|(entry, value)| Row {
             work: work.name(),
             subject: entry.name.clone(),
-            value: *value,
-            unit: "us",
+            value: if work.is_bulk() { GBIT / value } else { *value },
+            unit: if work.is_bulk() { "Gbit/s" } else { "us" },
             ratio: value / values[0],
             goal: entry.ours.then(|| goal(work)),
             met: None,
@@ -80,40 +89,59 @@ pub(super) fn run(args: &Args) -> Result<Report> {
 
 fn set_up(home: &Home, only: &str) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    let mut add = |name: String, ours: bool, alike: usize, make: &dyn Fn() -> Result<Subject>| -> Result<()> {
-        if !entries.is_empty() && !name.contains(only) {
-            return Ok(());
-        }
-        eprintln!("setting up: {name}");
-        entries.push(Entry {
-            alike: (0..alike).map(|_| make()).collect::<Result<_>>()?,
-            name,
-            ours,
-        });
-        Ok(())
-    };
-    add("bare veth pair".into(), false, ALIKE, &subject::bare)?;
-    add("Linux bridge".into(), false, ALIKE, &subject::bridge)?;
-    add("Weft, pod to pod".into(), true, ALIKE, &|| {
+    let mut add =
+        |name: String, ours: bool, bulk: bool, alike: usize, make: &dyn Fn() -> Result<Subject>| -> Result<()> {
+            if !entries.is_empty() && !name.contains(only) {
+                return Ok(());
+            }
+            eprintln!("setting up: {name}");
+            entries.push(Entry {
+                alike: (0..alike).map(|_| make()).collect::<Result<_>>()?,
+                name,
+                ours,
+                bulk,
+            });
+            Ok(())
+        };
+    add("bare veth pair".into(), false, true, ALIKE, &subject::bare)?;
+    add("Linux bridge".into(), false, true, ALIKE, &subject::bridge)?;
+    add("routed by the node".into(), false, true, ALIKE, &subject::routed)?;
+    add("Weft, pod to pod".into(), true, true, ALIKE, &|| {
         weft::subject(home, Target::Pod)
     })?;
     for count in SERVICES {
         let make = || weft::subject(home, Target::Service(count));
-        add(format!("Weft, pod to Service, {count} services"), true, ALIKE, &make)?;
+        add(
+            format!("Weft, pod to Service, {count} services"),
+            true,
+            false,
+            ALIKE,
+            &make,
+        )?;
     }
     for (rules, name) in [(Rules::Iptables, "iptables"), (Rules::Nftables, "nftables")] {
         for count in SERVICES {
             let make = || subject::kube_proxy(rules, count);
-            add(format!("kube-proxy's {name} rules, {count} services"), false, 1, &make)?;
+            add(
+                format!("kube-proxy's {name} rules, {count} services"),
+                false,
+                false,
+                1,
+                &make,
+            )?;
         }
     }
     for (way, name) in [(Way::Direct, "directly"), (Way::Tunnel, "by VXLAN")] {
-        add(format!("Weft, across nodes {name}"), false, 1, &|| {
+        add(format!("Weft, across nodes {name}"), false, true, 1, &|| {
             across::weft(home, way)
         })?;
-        add(format!("the same by hand, across nodes {name}"), false, 1, &|| {
-            across::plain(way)
-        })?;
+        add(
+            format!("the same by hand, across nodes {name}"),
+            false,
+            true,
+            1,
+            &|| across::plain(way),
+        )?;
     }
     Ok(entries)
 }
@@ -127,7 +155,8 @@ fn measure(entries: &[Entry], rounds: usize) -> Result<Vec<Vec<Vec<Vec<f64>>>>> 
         for turn in 0..entries.len() {
             let at = (round + turn) % entries.len();
             for (which, subject) in entries[at].alike.iter().enumerate() {
-                for (samples, work) in all.iter_mut().zip(Work::ALL) {
+                let due = |work: &Work| !work.is_bulk() || (entries[at].bulk && round % BULK_EVERY == 0);
+                for (samples, work) in all.iter_mut().zip(Work::ALL).filter(|(_, work)| due(work)) {
                     let spent = subject.pair.measure(work)?;
                     if round >= WARM_UP {
                         samples[at][which].push(spent);
@@ -137,26 +166,4 @@ fn measure(entries: &[Entry], rounds: usize) -> Result<Vec<Vec<Vec<Vec<f64>>>>> 
         }
     }
     Ok(all)
-}
-
-/// The value that this share of them undercuts.
-fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let at = (values.len() as f64 * share) as usize;
-    values.get(at).copied().unwrap_or(f64::NAN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{SHARE, quantile};
-
-    #[test]
-    fn disturbances_do_not_count_and_neither_does_luck() {
-        let mut samples: Vec<f64> = (0..20).map(|number| 10.0 + f64::from(number % 3)).collect();
-        samples[7] = 1.0;
-        samples[8] = 500.0;
-        assert_eq!(quantile(samples, SHARE), 10.0);
-        assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
-        assert!(quantile(Vec::new(), SHARE).is_nan());
-    }
 }

@@ -26,7 +26,7 @@ pub(super) struct Row {
     pub(super) value: f64,
     /// Of the value.
     pub(super) unit: &'static str,
-    /// To the limit measured in the same run.
+    /// To the limit measured in the same run: how many times as long as there it takes. So it is for what gets through, too.
     pub(super) ratio: f64,
     /// The ratio that it is to stay within, where there is such a goal.
     pub(super) goal: Option<f64>,

@@ -58,8 +58,26 @@ link set {name} up",
     subject(client, server, SERVER, Some(node))
 }
 
-/// Pods routed through their node, and kube-proxy's rules on it.
+/// Pods routed by their node, as the ptp plugin makes them.
+pub(super) fn routed() -> Result<Subject> {
+    let [client, server, node] = routed_ends()?;
+    subject(client, server, SERVER, Some(node))
+}
+
+/// The same, with kube-proxy's rules on the node.
 pub(super) fn kube_proxy(kind: Rules, services: u32) -> Result<Subject> {
+    let [client, server, node] = routed_ends()?;
+    let target = SocketAddrV4::new(rules::service_ip(services - 1), rules::PORT);
+    match kind {
+        Rules::Iptables => node.feed("iptables-restore", &["--noflush"], &rules::iptables(services, SERVER)?),
+        Rules::Nftables => node.feed("nft", &["-f", "-"], &rules::nftables(services, SERVER)?),
+    }
+    .with_context(|| format!("cannot load {kind:?} rules for {services} services"))?;
+    subject(client, server, target, Some(node))
+}
+
+/// Client, server, and the node between them.
+fn routed_ends() -> Result<[Arc<Netns>; 3]> {
     let (client, server) = ends()?;
     let node = Arc::new(Netns::new()?);
     node.sysctl("ipv4/ip_forward", "1")?;
@@ -78,13 +96,7 @@ route add 169.254.1.1/32 dev eth0
 route add default via 169.254.1.1 dev eth0"
         ))?;
     }
-    let target = SocketAddrV4::new(rules::service_ip(services - 1), rules::PORT);
-    match kind {
-        Rules::Iptables => node.feed("iptables-restore", &["--noflush"], &rules::iptables(services, SERVER)?),
-        Rules::Nftables => node.feed("nft", &["-f", "-"], &rules::nftables(services, SERVER)?),
-    }
-    .with_context(|| format!("cannot load {kind:?} rules for {services} services"))?;
-    subject(client, server, target, Some(node))
+    Ok([client, server, node])
 }
 
 fn ends() -> Result<(Arc<Netns>, Arc<Netns>)> {

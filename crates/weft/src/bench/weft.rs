@@ -20,7 +20,8 @@ use super::netns::Netns;
 use super::rules;
 use super::subject::{CLIENT, SERVER, Subject, many_ports};
 
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The node's address.
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Gives this process a bpffs that ends with it, so that nothing stays pinned. Before any thread is started.
