@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ipnet::IpNet;
-use tokio::signal::unix::{SignalKind, signal};
 use weft_cluster::Kind;
 use weft_dns::Config;
 use weft_model::ObjectKey;
+
+use crate::stop::Stop;
 
 /// Command line.
 #[derive(clap::Args)]
@@ -62,6 +63,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    let mut stop = Stop::listen()?;
     let upstreams = match args.upstream.is_empty() {
         true => weft_dns::read_resolv_conf(&args.resolv_conf)?,
         false => args.upstream,
@@ -82,11 +84,9 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     tracing::info!(node = args.node_name, domain = config.domain, upstreams = ?config.upstreams, "starting");
     let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
     let changes = weft_cluster::watch(&client, &KINDS);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = weft_dns::run(config, changes) => ended?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.asked() => {}
     }
     tracing::info!("ending");
     Ok(ExitCode::SUCCESS)

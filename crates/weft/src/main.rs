@@ -14,9 +14,11 @@ mod controller;
 mod dns;
 mod lab;
 mod status;
+mod stop;
 
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -85,6 +87,17 @@ fn daemon_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build();
     runtime.context("cannot start the runtime")
+}
+
+/// How long a daemon that stops leaves its threads for what they have under way, such as a request to the kernel.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// Runs a daemon until it stops.
+fn run_daemon(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = daemon_runtime()?;
+    let ended = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_MOMENT);
+    ended
 }
 
 /// Logs what a long-running process does; `RUST_LOG` chooses how much. What kube_client calls an error is a retry

@@ -32,12 +32,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 use weft_cluster::Kind;
 use weft_dataplane::bpf;
 
+use crate::stop::Stop;
 use node::Node;
 
 /// What the agent watches of the whole cluster.
@@ -78,12 +77,11 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     crate::log_to_stderr();
-    crate::daemon_runtime()?.block_on(serve(args))
+    crate::run_daemon(serve(args))
 }
 
 async fn serve(args: Args) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut stop = Stop::listen()?;
     let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
     let datapath = bpf::Datapath::open(bpf::Config {
         cgroup: args.cgroup.clone().unwrap_or_else(find_cgroup),
@@ -117,10 +115,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     tokio::spawn(report::run(node.clone(), client, args.cni_conf_dir));
     tokio::spawn(hostports::watch(node.clone()));
     tokio::spawn(spool::watch(node));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    stop.asked().await;
     info!("agent stops; pods keep their network, services stay as they are");
     Ok(ExitCode::SUCCESS)
 }

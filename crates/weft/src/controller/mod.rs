@@ -16,11 +16,11 @@ mod providers;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use ipnet::IpNet;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 use weft_cluster::lease::Election;
+
+use crate::stop::Stop;
 
 /// Command line.
 #[derive(clap::Args)]
@@ -46,12 +46,11 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     crate::log_to_stderr();
-    crate::daemon_runtime()?.block_on(serve(args))
+    crate::run_daemon(serve(args))
 }
 
 async fn serve(args: Args) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut stop = Stop::listen()?;
     let client = weft_cluster::connect(args.kubeconfig.as_deref()).await?;
     let process = identity::Process::current()?;
     let identity = args.identity.unwrap_or_else(|| process.to_string());
@@ -60,19 +59,17 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let mut election = Election::new(&client, &args.namespace, &args.lease, &identity, has_ended);
     tokio::select! {
         () = election.acquire(|error| warn!("cannot find out who leads: {error}; trying again")) => {}
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        () = stop.asked() => return Ok(ExitCode::SUCCESS),
     }
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (finish, stopped) = tokio::sync::watch::channel(false);
     let mut work = std::pin::pin!(desk::run(client.clone(), args.service_cidr, stopped));
     // What loses the lead drops its work, and with it what it has under way.
     tokio::select! {
         why = election.renew() => return lost(&why),
         () = &mut work => anyhow::bail!("the watches have ended"),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.asked() => {}
     }
-    stop.send_replace(true);
+    finish.send_replace(true);
     tokio::select! {
         why = election.renew() => return lost(&why),
         () = &mut work => {}
