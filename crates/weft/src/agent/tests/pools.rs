@@ -251,7 +251,7 @@ fn a_range_that_is_somebody_elses_too_is_refused_until_that_is_corrected() {
             let Change::Node(mut other) = local(&[cidr]) else {
                 unreachable!()
             };
-            other.name = "node-2".into();
+            other.name = "node-0".into();
             other.internal_ips = vec!["10.89.0.12".parse().unwrap()];
             Change::Node(other)
         };
@@ -260,7 +260,7 @@ fn a_range_that_is_somebody_elses_too_is_refused_until_that_is_corrected() {
         leaks::until(refused).await;
         let (found, text) = error(&node, request(Command::Add, "c2", Some(&sandbox))).await;
         assert_eq!(found, code::CONFIG);
-        let expected = "pod CIDR 10.244.0.0/23 of this node overlaps pod CIDR 10.244.1.0/24 of node node-2";
+        let expected = "pod CIDR 10.244.0.0/23 of this node overlaps pod CIDR 10.244.1.0/24 of node node-0";
         assert!(text.contains(expected), "{text}");
         let layer = addresses::layer(&node);
         assert!(layer.message.contains(expected), "{layer:?}");
