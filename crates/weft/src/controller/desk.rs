@@ -16,7 +16,7 @@ use weft_model::ipam::{Foreign, Grant, IpPool, Ledger, NodeAddresses};
 
 use super::providers::Providers;
 
-/// How many changes are taken in before anything is written.
+/// How many changes are taken in before anything is written, and how many nodes are decided on at a time.
 const BATCH: usize = 256;
 /// How many writes may be under way at once.
 const AT_ONCE: usize = 32;
@@ -78,7 +78,9 @@ pub(super) async fn run(client: Client, service_cidrs: Vec<IpNet>, mut stop: wat
             event = desk.providers.next() => desk.providers.take_in(&mut desk.ledger, event),
             _ = stop.changed() => {}
         }
-        desk.work();
+        while desk.work() {
+            tokio::task::yield_now().await;
+        }
     }
     while desk.under_way.join_next().await.is_some() {}
 }
@@ -157,10 +159,10 @@ impl Desk {
         }
     }
 
-    /// Begins what there is to do, as far as there is room.
-    fn work(&mut self) {
+    /// Begins what there is to do, as far as there is room. True where it has only looked at some of it.
+    fn work(&mut self) -> bool {
         if !self.synced {
-            return;
+            return false;
         }
         for name in self.ledger.take_dirty_pools() {
             self.ledger.judge(&name);
@@ -171,10 +173,16 @@ impl Desk {
         }
         self.providers.look_at_pools(&mut self.ledger);
         self.nodes.append(&mut self.ledger.take_dirty_nodes());
-        while self.under_way.len() < AT_ONCE {
-            let Some(name) = self.nodes.pop_first() else { return };
+        for _ in 0..BATCH {
+            if self.under_way.len() >= AT_ONCE {
+                return false;
+            }
+            let Some(name) = self.nodes.pop_first() else {
+                return false;
+            };
             self.write_node(name);
         }
+        true
     }
 
     fn write_node(&mut self, name: String) {

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ipnet::IpNet;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 use weft_cluster::lease::Election;
 
@@ -62,17 +63,19 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         () = stop.asked() => return Ok(ExitCode::SUCCESS),
     }
     let (finish, stopped) = tokio::sync::watch::channel(false);
-    let mut work = std::pin::pin!(desk::run(client.clone(), args.service_cidr, stopped));
-    // What loses the lead drops its work, and with it what it has under way.
+    // A task of its own: however much there is to decide, the Lease is renewed in time. Whoever loses the lead drops its
+    // work, and with it what it has under way.
+    let mut work = JoinSet::new();
+    work.spawn(desk::run(client.clone(), args.service_cidr, stopped));
     tokio::select! {
         why = election.renew() => return lost(&why),
-        () = &mut work => anyhow::bail!("the watches have ended"),
+        _ = work.join_next() => anyhow::bail!("the watches have ended"),
         () = stop.asked() => {}
     }
     finish.send_replace(true);
     tokio::select! {
         why = election.renew() => return lost(&why),
-        () = &mut work => {}
+        _ = work.join_next() => {}
     }
     if let Err(error) = election.release().await {
         warn!("{error}; another controller begins when the Lease has run out");
