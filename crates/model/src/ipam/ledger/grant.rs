@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::offers::Shortfall;
-use super::{Holder, Ledger};
+use super::{Holder, Ledger, Tally};
 use crate::ipam::node::by_pool;
 use crate::ipam::pool::{Pool, addresses};
 use crate::ipam::spec::{Count, NodeAddresses, NodeAddressesSpec, Refusal};
@@ -170,8 +170,8 @@ impl Ledger {
                 if !queue.contains(&draft.node) {
                     queue.push_back(draft.node.clone());
                 }
-                let tally = self.tallies.get(&pool.name).cloned().unwrap_or_default();
-                tally.full(pool, ipv4)
+                let nothing = Tally::default();
+                self.tallies.get(&pool.name).unwrap_or(&nothing).full(pool, ipv4)
             }
         };
         draft.refused.insert(pool.name.clone(), message);

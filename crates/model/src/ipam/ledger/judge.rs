@@ -1,7 +1,7 @@
 //! Which pools are in force, what speaks against the others, and what is said about them.
 
 use super::book::Verdict;
-use super::{Book, Holder, Ledger, NodeBook};
+use super::{Book, Holder, Ledger, NodeBook, Tally};
 use crate::ipam::pool::Pool;
 use crate::ipam::spec::{IpPool, PoolStatus};
 
@@ -175,7 +175,8 @@ impl Ledger {
     /// times are left to who writes it.
     pub fn pool_status(&self, name: &str) -> Option<(IpPool, PoolStatus, Option<bool>)> {
         let book = self.pools.get(name)?;
-        let tally = self.tallies.get(name).cloned().unwrap_or_default();
+        let nothing = Tally::default();
+        let tally = self.tallies.get(name).unwrap_or(&nothing);
         let clash = book.pool().and_then(|pool| {
             self.clashes
                 .iter()
@@ -189,15 +190,16 @@ impl Ledger {
             .next()
             .filter(|((pool, _), _)| pool == name)
             .map(|(_, why)| why.clone());
-        let offered = self
-            .nodes
-            .values()
-            .any(|node| book.object.deleting && node.offered.values().any(|pool| pool == name));
+        let offered = || {
+            self.nodes
+                .values()
+                .any(|node| node.offered.values().any(|pool| pool == name))
+        };
         let finalizer = match book.object.deleting {
-            true => (book.object.held && tally.nodes.is_empty() && !offered).then_some(false),
+            true => (book.object.held && tally.nodes.is_empty() && !offered()).then_some(false),
             false => (!book.object.held && book.pool().is_some()).then_some(true),
         };
-        Some((book.object.clone(), book.status(&tally, clash.or(trouble)), finalizer))
+        Some((book.object.clone(), book.status(tally, clash.or(trouble)), finalizer))
     }
 
     /// The pool in force under this name.

@@ -78,6 +78,8 @@ impl Ledger {
                 pool: pool.to_owned(),
             },
         );
+        // One that is being deleted waits for just that.
+        self.dirty_pools.insert(pool.to_owned());
     }
 
     /// Why a pool's provider gives nothing to a node; `None` once it does.

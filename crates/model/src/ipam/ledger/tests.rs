@@ -278,6 +278,46 @@ fn who_waits_gets_what_another_gives_back() {
 }
 
 #[test]
+fn a_deleted_pool_goes_once_its_provider_has_everything_back() {
+    let mut ledger = Ledger::default();
+    let mut cloud = pool("cloud", 1, &["10.9.0.0/24"]);
+    cloud.spec.provider = Some(Provider {
+        http: Some(HttpProvider {
+            url: "http://[::1]/".into(),
+        }),
+    });
+    ledger.pool(cloud.clone());
+    judged(&mut ledger);
+    ledger.node(&node("n1", "192.0.2.1", &[]));
+    ledger.observe(asking("n1", 1, "cloud", 4));
+    let block = "10.9.0.0/30".parse().unwrap();
+    ledger.offer("cloud", "n1", block).unwrap();
+    assert_eq!(granted(&mut ledger, "n1").0, ["10.9.0.0/30"]);
+    ledger.pool(IpPool {
+        version: 2,
+        deleting: true,
+        ..cloud
+    });
+    let mut back = NodeAddresses {
+        version: 9,
+        ..ledger.object("n1").unwrap().clone()
+    };
+    back.status = Default::default();
+    back.status.releasing = vec![PoolBlocks {
+        pool: "cloud".into(),
+        cidrs: vec![block],
+    }];
+    ledger.observe(back);
+    assert_eq!(granted(&mut ledger, "n1").0, [""; 0]);
+    ledger.take_dirty_pools();
+    let finalizer = |ledger: &Ledger| ledger.pool_status("cloud").unwrap().2;
+    assert_eq!(finalizer(&ledger), None, "the provider still counts it as the node's");
+    ledger.returned("cloud", "n1", block);
+    assert_eq!(ledger.take_dirty_pools(), ["cloud"]);
+    assert_eq!(finalizer(&ledger), Some(false));
+}
+
+#[test]
 fn what_may_have_been_written_is_sent_again_as_it_was_and_nobody_else_gets_it() {
     let mut ledger = Ledger::default();
     ledger.pool(pool("apps", 1, &["10.1.0.0/30"]));
