@@ -19,6 +19,7 @@ mod nodes;
 mod paths;
 mod podman;
 mod pools;
+mod provider;
 mod scale;
 mod services;
 mod support;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         kubectl::tests(),
         network::tests(),
         pools::tests(),
+        provider::tests(),
         controllers::tests(),
         families::tests(),
         hostports::tests(),
