@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use weft_model::cni::{CniError, Request, Response, code};
+use weft_model::cni::{CniError, Request, Response};
 
-/// How long ADD waits for an agent that is starting.
+/// How long ADD and STATUS wait for an agent that is starting.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long the agent may take for its answer: longer than it waits for anything itself.
@@ -40,13 +40,13 @@ pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Response, Away> {
     })
 }
 
-/// Asks until the agent answers or patience ends; then the runtime is told to try again later.
-pub(crate) fn ask_patiently(socket: &Path, request: &Request) -> Result<Response, CniError> {
+/// Asks until the agent answers or patience ends; then the runtime is told so with this code.
+pub(crate) fn ask_patiently(socket: &Path, request: &Request, code: u32) -> Result<Response, CniError> {
     let start = Instant::now();
     loop {
         match ask(socket, request) {
             Ok(response) => return Ok(response),
-            Err(away) if start.elapsed() >= PATIENCE => return Err(away.into_error(code::TRY_AGAIN)),
+            Err(away) if start.elapsed() >= PATIENCE => return Err(away.into_error(code)),
             Err(_) => std::thread::sleep(PAUSE),
         }
     }

@@ -83,10 +83,9 @@ fn run(env: &Env, input: &str) -> Result<String, CniError> {
                 return Ok(String::new());
             }
         },
-        Command::Add => agent::ask_patiently(&config.agent_socket, &request)?,
-        Command::Status => {
-            agent::ask(&config.agent_socket, &request).map_err(|away| away.into_error(code::NOT_AVAILABLE))?
-        }
+        Command::Add => agent::ask_patiently(&config.agent_socket, &request, code::TRY_AGAIN)?,
+        // An agent that is being replaced is no reason to call the node unready.
+        Command::Status => agent::ask_patiently(&config.agent_socket, &request, code::NOT_AVAILABLE)?,
         Command::Check | Command::Gc => {
             agent::ask(&config.agent_socket, &request).map_err(|away| away.into_error(code::TRY_AGAIN))?
         }

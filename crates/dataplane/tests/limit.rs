@@ -15,10 +15,9 @@ use weft_model::cni::Bandwidth;
 const NODE: [&str; 2] = ["10.89.0.10", "fd89::10"];
 const POD: [&str; 2] = ["10.244.0.2", "fd00:10:244::2"];
 
-fn limited(netns: &Netns, limits: Bandwidth) -> Netns {
-    let node = Netns::new();
+fn link(netns: &Netns, limits: Bandwidth) -> PodLink {
     let (mac, host_mac) = name::macs("a", "eth0");
-    let link = PodLink {
+    PodLink {
         netns: netns.path(),
         ifname: "eth0".into(),
         host_ifname: name::host_side("a", "eth0"),
@@ -28,7 +27,12 @@ fn limited(netns: &Netns, limits: Bandwidth) -> Netns {
         mtu: 1500,
         node_ips: NODE.map(|ip| ip.parse().unwrap()).to_vec(),
         limits,
-    };
+    }
+}
+
+fn limited(netns: &Netns, limits: Bandwidth) -> Netns {
+    let node = Netns::new();
+    let link = link(netns, limits);
     node.block_on(|| async move {
         ip("link set lo up");
         ip("address add 10.89.0.10/32 dev lo");
@@ -55,6 +59,21 @@ fn time(from: &Netns, to: &Netns, at: &str, bytes: usize) -> Duration {
     });
     assert_eq!(server.join().unwrap(), bytes);
     start.elapsed()
+}
+
+/// CHECK's complaint about the limits of the pod `a`, if any, before and after somebody has run these words in a namespace.
+fn complaints(node: &Netns, netns: &Netns, limits: Bandwidth, damaged: &Netns, damage: &'static str) -> [String; 2] {
+    let link = link(netns, limits);
+    let check = || {
+        let link = link.clone();
+        node.block_on(|| async move { pod::check(&link).await.map_err(|error| error.to_string()).err() })
+    };
+    let before = check().unwrap_or_default();
+    damaged.run(move || {
+        let status = std::process::Command::new("tc").args(damage.split(' ')).status();
+        assert!(status.unwrap().success(), "tc {damage}");
+    });
+    [before, check().unwrap_or_default()]
 }
 
 /// How many limits there are.
@@ -91,4 +110,30 @@ fn each_direction_has_its_own_limit_in_both_families() {
         assert!(time(&netns, &node, node_ip, bytes) > least);
         time(&node, &netns, pod, bytes);
     }
+}
+
+#[test]
+fn a_limit_that_somebody_changed_is_found() {
+    let limits = Bandwidth {
+        ingress_rate: 1_000_000,
+        egress_rate: 2_000_000,
+        ..Bandwidth::default()
+    };
+    let netns = Netns::new();
+    let node = limited(&netns, limits);
+    let inside = complaints(&node, &netns, limits, &netns, "qdisc del dev eth0 root");
+    let sends = "the queue that limits what the pod sends is not as it was set up";
+    assert_eq!(inside, ["", sends]);
+    let netns = Netns::new();
+    let node = limited(&netns, limits);
+    let host = name::host_side("a", "eth0");
+    let wider = format!("qdisc change dev {host} root handle 1: tbf rate 5mbit burst 15140 latency 50ms");
+    let here = complaints(&node, &netns, limits, &node, wider.leak());
+    assert_eq!(
+        here,
+        [
+            "",
+            "the queue that limits what the pod receives is not as it was set up"
+        ]
+    );
 }

@@ -4,13 +4,16 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use support::Netns;
 use support::segments::{add_pod, here, ip, ips, node, ping, router, routers_with_link_between, send, set_routes};
 use support::ways::{WAYS, Way, has};
-use weft_dataplane::net::tunnel::{self, Config, Encapsulation};
+use weft_dataplane::net::tunnel::{self, Config, Encapsulation, Here};
 use weft_dataplane::net::{Rtnl, masquerade, routes};
 use weft_model::compile::{Masquerade, Routes};
 
@@ -280,6 +283,47 @@ fn a_smaller_link_between_the_nodes_is_passed() {
                 assert_eq!(send(a, b, there, 100_000), here, "{way:?}");
                 assert_eq!(send(b, a, here, 100_000), there, "{way:?}");
             }
+        }
+    }
+}
+
+/// Sends packets that are too large for the way until the node has been told so. Returns what it was told.
+fn learn(node: &Netns, pod: &Netns, to: &str) -> BTreeMap<IpAddr, u32> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (passed, text) = ping(pod, to, 1380);
+        assert!(!passed, "{text}");
+        let told = node.block_on(|| async { Rtnl::connect().unwrap().narrow_ways().await.unwrap() });
+        if !told.is_empty() || Instant::now() > deadline {
+            return told;
+        }
+    }
+}
+
+/// Over IPv6 they may not: the way's own limit becomes the routes', and so every sender's.
+#[test]
+fn a_smaller_link_between_the_nodes_is_learnt_over_ipv6() {
+    for way in WAYS.iter().filter(|way| way.over_ipv6) {
+        let (near, far) = routers_with_link_between(1400);
+        let nodes = (node(&near, 81, MTU), node(&far, 82, MTU));
+        let World { a, b, west, east, .. } = &connect(*way, vec![near, far], nodes);
+        let limit = 1400 - way.config.overhead(way.ips(81)[0]);
+        for (node, pod, [mine, other], to) in [(west, a, [81, 82], "fd00:82::2"), (east, b, [82, 81], "fd00:81::2")] {
+            let narrow = learn(node, pod, to);
+            assert_eq!(narrow, [(way.ips(other)[0], 1400)].into(), "{way:?}");
+            let here = Here {
+                narrow,
+                ..here(&way.ips(mine), MTU)
+            };
+            set_routes(node, way.config, &here, &way.to(other));
+            let (passed, text) = ping(pod, to, limit - 48);
+            assert!(passed, "{way:?}: {text}");
+            let (passed, text) = ping(pod, to, limit - 48 + 1);
+            assert!(!passed && text.contains(&limit.to_string()), "{way:?}: {text}");
+        }
+        for [here, there] in [["10.244.81.2", "10.244.82.2"], ["fd00:81::2", "fd00:82::2"]] {
+            assert_eq!(send(a, b, there, 100_000), here, "{way:?}");
+            assert_eq!(send(b, a, here, 100_000), there, "{way:?}");
         }
     }
 }

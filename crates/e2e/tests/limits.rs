@@ -1,5 +1,7 @@
 //! Limits of pods' traffic by the annotations that Kubernetes has for it: from the pod's object to the queues of its link.
 
+use std::time::{Duration, Instant};
+
 use libtest_mimic::Trial;
 
 use crate::support::{Lab, Namespace, eventually, test};
@@ -7,6 +9,7 @@ use crate::support::{Lab, Namespace, eventually, test};
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("limits::annotations_limit_a_pod", annotations_limit_a_pod),
+        test("limits::who_lifts_a_limit_is_held", who_lifts_a_limit_is_held),
         test("limits::a_malformed_annotation_is_told", a_malformed_annotation_is_told),
     ]
 }
@@ -39,6 +42,33 @@ fn annotations_limit_a_pod() {
     assert!(sent(&inside), "{inside}");
     let outside = Lab::shared().on_node("node-1", &["tc", "-s", "qdisc"]).good();
     assert!(sent(&outside), "{outside}");
+}
+
+/// A pod that may configure its own network takes its queue off, and gets no more through than before.
+fn who_lifts_a_limit_is_held() {
+    let namespace = Lab::shared().namespace("limits-lifted");
+    namespace.pod("near", Some("node-1"));
+    namespace.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: eager\n  annotations: \
+         {kubernetes.io/egress-bandwidth: 1M}\n\
+         spec:\n  terminationGracePeriodSeconds: 1\n  nodeName: node-1\n  containers: [{name: main, \
+         image: weft.dev/lab, securityContext: {capabilities: {add: [NET_ADMIN]}}}]\n",
+    );
+    namespace
+        .kubectl(&["wait", "--for=condition=Ready", "pod/eager", "--timeout=30s"])
+        .good();
+    let lift = "tc qdisc del dev eth0 root && ! tc qdisc show dev eth0 | grep tbf";
+    namespace.exec("eager", &["sh", "-c", lift]).good();
+    // A quarter of a megabyte takes two seconds at 1 Mbit/s, and no time without a limit.
+    let near = namespace.field("pod/near", ".status.podIP");
+    let send = format!(
+        "exec 3<>/dev/tcp/{near}/9000 && {{ head -c 250000 /dev/zero | tr '\\0' x; echo; }} >&3 && head -n 1 <&3"
+    );
+    let start = Instant::now();
+    let said = namespace.exec("eager", &["timeout", "60", "bash", "-c", &send]).good();
+    assert!(said.contains("pod=near"), "{said}");
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1500), "{took:?}");
 }
 
 fn a_malformed_annotation_is_told() {

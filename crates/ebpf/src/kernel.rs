@@ -13,6 +13,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use weft_packet::access::{Covered, Route};
 use weft_packet::header::ETHERNET;
+use weft_packet::limit::{self, Shared};
 use weft_packet::service::{Caller, Outcome};
 use weft_packet::{Addr, Maps, Packet, Port, Reason, SockAddr, Tuple};
 
@@ -49,6 +50,16 @@ impl Skb {
         } else {
             Some(start as *mut [u8; N])
         }
+    }
+}
+
+impl Skb {
+    /// Its bytes on a wire.
+    #[inline(always)]
+    pub(crate) fn on_wire(&self) -> u64 {
+        // SAFETY: the kernel hands the program a valid context, and lets it read these fields.
+        let (len, segments) = unsafe { ((*self.0.skb.skb).len, (*self.0.skb.skb).gso_segs) };
+        limit::on_wire(len, segments)
     }
 }
 
@@ -204,6 +215,33 @@ fn succeeded(result: i64) -> Result<(), Reason> {
     match result {
         0 => Ok(()),
         _ => Err(Reason::Truncated),
+    }
+}
+
+/// A number in a map that all CPUs change.
+pub(crate) struct Word(pub(crate) *mut u64);
+
+impl Shared for Word {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: a pointer into a map's value, which the verifier has seen checked. Volatile: others write there.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn replace(&self, old: u64, new: u64) -> bool {
+        let mut found = old;
+        // SAFETY: as in `load`. The compiler offers no such operation for this target, although the machine has it
+        // (Linux 5.12, "BPF_CMPXCHG").
+        unsafe {
+            core::arch::asm!(
+                "r0 = cmpxchg_64({at} + 0, r0, {new})",
+                at = in(reg) self.0,
+                new = in(reg) new,
+                inout("r0") found,
+            );
+        }
+        found == old
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Empty on every other target, so that the workspace checks without a BPF toolchain.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod kernel;

@@ -3,14 +3,16 @@
 use core::ptr::from_ref;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup};
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use weft_packet::{
-    Addr, Affinity, AffinityKey, BackendKey, Config, Flow, FragmentKey, Frontend, Interface, Maglev, Maps, MemberKey,
-    PeerKey, Pod, Ports, Prefix, Reason, Scratch, Service, Set, SockAddr, Tuple,
+    Addr, Affinity, AffinityKey, BackendKey, Config, Flow, FragmentKey, Frontend, Interface, Limit, Maglev, Maps,
+    MemberKey, PeerKey, Pod, Ports, Prefix, Reason, Scratch, Service, Set, SockAddr, Tuple, limit,
 };
+
+use crate::kernel::Word;
 
 /// Both addresses of 2,048 pods, and room to grow. Few, and on the way of every packet: allocated ahead.
 #[map]
@@ -19,6 +21,10 @@ static PODS: HashMap<Addr, Pod> = HashMap::with_max_entries(8 << 10, 0);
 /// As many as pods have interfaces; the same for each CPU but for what it counts.
 #[map]
 static INTERFACES: PerCpuHashMap<u32, Interface> = PerCpuHashMap::with_max_entries(8 << 10, BPF_F_NO_PREALLOC);
+
+/// As many as pods have limits of what they send.
+#[map]
+static LIMITS: HashMap<u32, Limit> = HashMap::with_max_entries(8 << 10, BPF_F_NO_PREALLOC);
 
 // What is large in large clusters only takes memory for what it holds.
 #[map]
@@ -103,6 +109,20 @@ fn holds(ranges: &LpmTrie<Scoped, u32>, prefix: &Prefix) -> bool {
     ranges
         .get(unsafe { &*from_ref(prefix).cast::<Key<Scoped>>() })
         .is_some()
+}
+
+/// Whether the pod behind an interface may send so many bytes now. One without a limit may.
+#[inline(always)]
+pub(crate) fn within_limit(ifindex: u32, bytes: u64) -> bool {
+    let Some(found) = LIMITS.get_ptr_mut(&ifindex) else {
+        return true;
+    };
+    // SAFETY: a pointer to a value, which the verifier has seen checked; the agent replaces it as a whole, and all that
+    // any CPU writes to is `full_at`, and that in one step.
+    let (rate, room, full_at) = unsafe { ((*found).rate, (*found).room, Word(&raw mut (*found).full_at)) };
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    limit::take(&full_at, rate, room, bytes, now)
 }
 
 /// The kernel's maps, as the walk sees them.

@@ -6,10 +6,10 @@ use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use weft_packet::layout::REFUSE_MARK;
 use weft_packet::service::{self, Caller};
-use weft_packet::{Verdict, node, pod};
+use weft_packet::{Packet, Verdict, node, pod};
 
 use crate::kernel::{Call, Skb};
-use crate::maps::{self, KernelMaps};
+use crate::maps::{self, KernelMaps, within_limit};
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -46,6 +46,17 @@ fn to_outside(context: TcContext) -> i32 {
     };
     let verdict = node::to_outside(&mut packet, &KernelMaps, scratch);
     act(&packet, verdict)
+}
+
+/// In front of it, of a pod with a limit of what it sends.
+#[classifier]
+fn limit_pod(context: TcContext) -> i32 {
+    let skb = Skb(context);
+    if within_limit(skb.ifindex(), skb.on_wire()) {
+        TC_ACT_UNSPEC
+    } else {
+        TC_ACT_SHOT as i32
+    }
 }
 
 #[inline(always)]

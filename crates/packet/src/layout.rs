@@ -19,7 +19,7 @@ pub struct Family {
 impl Family {
     /// The node's pods.
     pub const PODS: Self = Self {
-        maps: &[name::PODS, name::INTERFACES],
+        maps: &[name::PODS, name::INTERFACES, name::LIMITS],
         version: 4,
     };
     /// Services and their backends.
@@ -72,6 +72,8 @@ pub mod name {
     pub const PODS: &str = "PODS";
     /// Interface index of the host side of a pod's veth -> [`super::Interface`].
     pub const INTERFACES: &str = "INTERFACES";
+    /// The same index -> [`super::Limit`], of the pods that have one.
+    pub const LIMITS: &str = "LIMITS";
     /// [`super::Frontend`] -> [`super::Service`].
     pub const FRONTENDS: &str = "FRONTENDS";
     /// Number of a set of backends -> [`super::Set`].
@@ -124,6 +126,7 @@ plain! {
     Addr: 16,
     Pod: 4 + 6 + 6 + 4,
     Interface: 6 + 2 + 8 * Reason::DROPS.len(),
+    Limit: 8 + 8 + 8,
     Frontend: 16 + 2 + 1 + 5,
     Service: 4 + 4 + 4 + 4,
     Set: 4 + 4,
@@ -179,6 +182,18 @@ impl Interface {
             drops: [0; Reason::DROPS.len()],
         }
     }
+}
+
+/// What a pod may send in a time. See [`crate::limit`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Bytes per second.
+    pub rate: u64,
+    /// How long it takes to fill its bucket at that rate, in nanoseconds.
+    pub room: u64,
+    /// When its bucket will be full, in nanoseconds since the machine's start. The kernel writes this.
+    pub full_at: u64,
 }
 
 /// Where a service is reached.

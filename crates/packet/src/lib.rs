@@ -31,6 +31,7 @@ pub mod header;
 pub mod host;
 mod icmp;
 pub mod layout;
+pub mod limit;
 mod neighbour;
 pub mod node;
 pub mod pod;
@@ -42,8 +43,8 @@ pub mod verdict;
 pub use access::{Maps, Packet};
 pub use addr::{Addr, Port};
 pub use layout::{
-    Affinity, AffinityKey, BackendKey, Config, Flow, FragmentKey, Frontend, Interface, Maglev, MemberKey, PeerKey,
-    Plain, Pod, Ports, Prefix, Service, Set, SockAddr, Tuple,
+    Affinity, AffinityKey, BackendKey, Config, Flow, FragmentKey, Frontend, Interface, Limit, Maglev, MemberKey,
+    PeerKey, Plain, Pod, Ports, Prefix, Service, Set, SockAddr, Tuple,
 };
 pub use transit::Scratch;
 pub use verdict::{Reason, Verdict};

@@ -169,7 +169,12 @@ impl Datapath {
     /// Attaches the hook to the host side of a pod's veth (of the calling thread's network namespace), or puts this
     /// agent's program into it. From then on the pod sends from its own addresses only: set those before.
     pub fn attach_pod(&mut self, ifindex: u32) -> Result<()> {
-        self.links.attach_pod(ifindex)
+        self.links.attach_pod(ifindex, self.pods.sends_limited(ifindex))
+    }
+
+    /// The first hook that a pod lacks.
+    pub fn first_missing(&self, ifindex: u32) -> Result<Option<&'static str>> {
+        self.links.first_missing(ifindex, self.pods.sends_limited(ifindex))
     }
 
     /// Takes the hook off; the interface may have gone already.

@@ -40,6 +40,13 @@ const POD_HOOK: (&str, u32) = ("from_pod", 46);
 /// The hooks on uplinks and on the tunnel, tcx ingress and egress.
 const NODE_HOOKS: [(&str, u32); 2] = [("from_outside", 46), ("to_outside", 47)];
 
+/// In front of it, where the pod has a limit of what it sends.
+const LIMIT_HOOK: (&str, u32) = ("limit_pod", POD_HOOK.1);
+
+/// What the names of their pins begin with.
+const POD_PIN: &str = "pod";
+const LIMIT_PIN: &str = "limit";
+
 pub(super) struct Links {
     ebpf: Ebpf,
     dir: PathBuf,
@@ -56,9 +63,10 @@ pub struct PodHooks(pub(super) Arc<Links>);
 
 impl PodHooks {
     /// Attaches the hook to the host side of a pod's veth (of the calling thread's network namespace), or puts this
-    /// agent's program into it. From then on the pod sends from its own addresses only: set those before.
-    pub fn attach(&self, ifindex: u32) -> Result<()> {
-        self.0.attach_pod(ifindex)
+    /// agent's program into it; and where the pod's sending is limited, the one in front of it. From then on the pod sends
+    /// from its own addresses only: set those before.
+    pub fn attach(&self, ifindex: u32, limited: bool) -> Result<()> {
+        self.0.attach_pod(ifindex, limited)
     }
 
     /// Takes the hook off; the interface may have gone already, which makes this quick.
@@ -75,7 +83,8 @@ impl Links {
             dir,
             taken_over: AtomicUsize::new(0),
         };
-        for (name, _) in SOCKET_HOOKS.into_iter().chain([POD_HOOK]).chain(NODE_HOOKS) {
+        let of_pods = [POD_HOOK, LIMIT_HOOK];
+        for (name, _) in SOCKET_HOOKS.into_iter().chain(of_pods).chain(NODE_HOOKS) {
             links.load(name)?;
         }
         Ok(links)
@@ -84,6 +93,7 @@ impl Links {
     /// Swaps our program into every pod's link that is pinned.
     pub(super) fn take_over_pods(&self) -> Result<()> {
         for ifindex in self.attached()? {
+            self.take_over(LIMIT_HOOK.0, &self.limit_pin(ifindex))?;
             self.take_over(POD_HOOK.0, &self.pod_pin(ifindex))?;
         }
         Ok(())
@@ -100,25 +110,48 @@ impl Links {
         let mut found = BTreeSet::new();
         for entry in fs::read_dir(&self.dir).map_err(&fail)? {
             let name = entry.map_err(&fail)?.file_name();
-            let ifindex: Option<u32> = name.to_str().and_then(|name| name.strip_prefix("pod-")?.parse().ok());
-            found.extend(ifindex);
+            let ifindex = name.to_str().and_then(|name| name.split_once('-'));
+            let ifindex = ifindex.filter(|(hook, _)| [POD_PIN, LIMIT_PIN].contains(hook));
+            found.extend(ifindex.and_then(|(_, index)| index.parse::<u32>().ok()));
         }
         Ok(found)
     }
 
-    /// Attaches the hook to the host side of a pod's veth, or swaps its program where it is attached.
-    pub(super) fn attach_pod(&self, ifindex: u32) -> Result<()> {
-        let (name, hook) = POD_HOOK;
-        let pin = self.pod_pin(ifindex);
-        if self.take_over(name, &pin)? {
+    /// Attaches the hooks to the host side of a pod's veth, or swaps their programs where they are attached.
+    pub(super) fn attach_pod(&self, ifindex: u32, limited: bool) -> Result<()> {
+        if limited {
+            self.attach_to(LIMIT_HOOK, ifindex, &self.limit_pin(ifindex))?;
+        }
+        self.attach_to(POD_HOOK, ifindex, &self.pod_pin(ifindex))
+    }
+
+    fn attach_to(&self, (name, hook): (&'static str, u32), ifindex: u32, pin: &Path) -> Result<()> {
+        if self.take_over(name, pin)? {
             return Ok(());
         }
         let _quick = Expedited::start();
-        self.attach(name, Target::Interface(ifindex), hook, &pin)
+        let target = match name == LIMIT_HOOK.0 {
+            true => Target::FrontOf(ifindex),
+            false => Target::Interface(ifindex),
+        };
+        self.attach(name, target, hook, pin)
     }
 
-    /// Takes the hook off an interface, which may have gone already.
+    /// The first hook that a pod lacks: whoever takes one off leaves its pin.
+    pub(super) fn first_missing(&self, ifindex: u32, limited: bool) -> Result<Option<&'static str>> {
+        let limit = limited.then(|| (LIMIT_HOOK.0, self.limit_pin(ifindex)));
+        for (name, pin) in limit.into_iter().chain([(POD_HOOK.0, self.pod_pin(ifindex))]) {
+            let there = open_pin(&pin)?.is_some_and(|link| sys::interface_of(link).is_ok_and(|found| found == ifindex));
+            if !there {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the hooks off an interface, which may have gone already.
     pub(super) fn detach_pod(&self, ifindex: u32) -> Result<()> {
+        remove_pin(&self.limit_pin(ifindex))?;
         remove_pin(&self.pod_pin(ifindex))
     }
 
@@ -173,7 +206,9 @@ impl Links {
     fn attach(&self, name: &'static str, target: Target<'_>, hook: u32, pin: &Path) -> Result<()> {
         let fail = |action| {
             move |source: io::Error| match target {
-                Target::Interface(ifindex) if source.raw_os_error() == Some(nix::libc::ENODEV) => {
+                Target::Interface(ifindex) | Target::FrontOf(ifindex)
+                    if source.raw_os_error() == Some(nix::libc::ENODEV) =>
+                {
                     Error::NoInterface { ifindex }
                 }
                 _ => Error::Hook {
@@ -210,7 +245,11 @@ impl Links {
     }
 
     fn pod_pin(&self, ifindex: u32) -> PathBuf {
-        self.dir.join(format!("pod-{ifindex}"))
+        self.dir.join(format!("{POD_PIN}-{ifindex}"))
+    }
+
+    fn limit_pin(&self, ifindex: u32) -> PathBuf {
+        self.dir.join(format!("{LIMIT_PIN}-{ifindex}"))
     }
 }
 

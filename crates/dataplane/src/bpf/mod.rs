@@ -4,6 +4,7 @@
 //! /sys/fs/bpf/weft/maps/<name>-<version>  a map each; the agent that comes next finds them filled
 //! /sys/fs/bpf/weft/links/<hook>           a socket hook on the node's cgroup
 //! /sys/fs/bpf/weft/links/pod-<ifindex>    the hook on the host side of a pod's veth
+//! /sys/fs/bpf/weft/links/limit-<ifindex>  the one in front of it, where the pod's sending is limited
 //! ```
 //!
 //! Pins outlive the agent, so traffic flows while it is away. The next agent swaps its own programs into the pinned
@@ -21,7 +22,7 @@ mod table;
 pub use datapath::{Config, Counter, Datapath, Feature, Usage};
 pub use error::Error;
 pub use links::PodHooks;
-pub use pods::{Drops, PodLink};
+pub use pods::{Drops, PodLink, Rate};
 pub use weft_packet::Reason;
 
 /// What a call on the datapath gives.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuHashMap, PerCpuValues};
 use weft_packet::layout::name;
-use weft_packet::{Addr, Interface, Pod, Reason};
+use weft_packet::{Addr, Interface, Limit, Pod, Reason};
 
 use super::table::{Raw, Table};
 use super::{Error, Result, Usage};
@@ -22,15 +22,27 @@ pub struct PodLink {
     pub host_mac: [u8; 6],
     /// Whether what it receives is limited, and so has to pass the host side's queue.
     pub limited: bool,
+    /// What it may send in a time, where that is limited.
+    pub sends: Option<Rate>,
 }
 
-impl From<Pod> for PodLink {
-    fn from(pod: Pod) -> Self {
+/// So much in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes per second, Ethernet headers included.
+    pub bytes: u64,
+    /// In how much time what may be sent at once is saved up, in nanoseconds.
+    pub room: u64,
+}
+
+impl PodLink {
+    fn new(pod: Pod, sends: Option<Rate>) -> Self {
         Self {
             ifindex: pod.ifindex,
             mac: pod.mac,
             host_mac: pod.host_mac,
             limited: pod.limited != 0,
+            sends,
         }
     }
 }
@@ -59,7 +71,9 @@ pub(super) struct Pods {
     addresses: Table<Addr, Pod>,
     /// One for each interface that an address leads to: there before the address, and after it.
     interfaces: Interfaces,
-    /// What `addresses` holds.
+    /// As those, of the pods that have one.
+    limits: Table<u32, Limit>,
+    /// What `addresses` and `limits` hold.
     known: BTreeMap<Addr, PodLink>,
 }
 
@@ -68,10 +82,16 @@ impl Pods {
     pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self> {
         let addresses = Table::<Addr, Pod>::take(ebpf, name::PODS)?;
         let mut interfaces = Interfaces::take(ebpf)?;
+        let mut limits = Table::<u32, Limit>::take(ebpf, name::LIMITS)?;
+        let rate = |limit: &Limit| Rate {
+            bytes: limit.rate,
+            room: limit.room,
+        };
+        let sends: BTreeMap<u32, Limit> = limits.entries()?.into_iter().collect();
         let known: BTreeMap<_, _> = addresses
             .entries()?
             .into_iter()
-            .map(|(addr, pod)| (addr, PodLink::from(pod)))
+            .map(|(addr, pod)| (addr, PodLink::new(pod, sends.get(&pod.ifindex).map(rate))))
             .collect();
         let used: BTreeSet<u32> = known.values().map(|link| link.ifindex).collect();
         for ifindex in interfaces
@@ -81,9 +101,13 @@ impl Pods {
         {
             interfaces.remove(ifindex)?;
         }
+        for ifindex in sends.into_keys().filter(|ifindex| !used.contains(ifindex)) {
+            limits.remove(ifindex)?;
+        }
         Ok(Self {
             addresses,
             interfaces,
+            limits,
             known,
         })
     }
@@ -102,6 +126,7 @@ impl Pods {
         {
             self.interfaces.insert(ifindex, mac)?;
         }
+        self.limit(link)?;
         self.addresses.insert(addr, link.into())?;
         self.known.insert(addr, link);
         match before {
@@ -122,12 +147,38 @@ impl Pods {
     fn forget_unused(&mut self, ifindex: u32) -> Result<()> {
         match self.known.values().any(|link| link.ifindex == ifindex) {
             true => Ok(()),
-            false => self.interfaces.remove(ifindex),
+            false => {
+                self.limits.remove(ifindex)?;
+                self.interfaces.remove(ifindex)
+            }
+        }
+    }
+
+    /// Its bucket is full at first.
+    fn limit(&mut self, PodLink { ifindex, sends, .. }: PodLink) -> Result<()> {
+        let same = |other: &PodLink| (other.ifindex, other.sends) == (ifindex, sends);
+        match sends {
+            _ if self.known.values().any(same) => Ok(()),
+            None => self.limits.remove(ifindex),
+            Some(Rate { bytes, room }) => self.limits.insert(
+                ifindex,
+                Limit {
+                    rate: bytes,
+                    room,
+                    full_at: 0,
+                },
+            ),
         }
     }
 
     pub(super) fn get(&self, ip: IpAddr) -> Option<PodLink> {
         self.known.get(&Addr::from(ip)).copied()
+    }
+
+    /// Whether the pod behind an interface may send only so much.
+    pub(super) fn sends_limited(&self, ifindex: u32) -> bool {
+        let limited = |link: &PodLink| link.ifindex == ifindex && link.sends.is_some();
+        self.known.values().any(limited)
     }
 
     pub(super) fn all(&self) -> BTreeMap<IpAddr, PodLink> {

@@ -16,13 +16,18 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
+/// linux/bpf.h: with no other link named, in front of all.
+const BPF_F_BEFORE: u32 = 1 << 3;
+
 /// What a link attaches to.
 #[derive(Clone, Copy)]
 pub(super) enum Target<'a> {
     /// A cgroup directory.
     Cgroup(BorrowedFd<'a>),
-    /// An interface of the calling thread's network namespace.
+    /// An interface of the calling thread's network namespace, behind what others have attached there.
     Interface(u32),
+    /// The same, in front of what is attached there.
+    FrontOf(u32),
 }
 
 /// `union bpf_attr` for BPF_OBJ_PIN and BPF_OBJ_GET.
@@ -59,7 +64,7 @@ struct InfoByFd {
     info: u64,
 }
 
-/// The start of `struct bpf_link_info`, as far as a link to a cgroup fills it.
+/// The start of `struct bpf_link_info`, as far as a link to a cgroup or an interface fills it.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -67,7 +72,8 @@ struct LinkInfo {
     id: u32,
     prog_id: u32,
     pad: u32,
-    cgroup_id: u64,
+    /// Of a link to an interface, a word for the interface, and one for the hook.
+    target: [u32; 2],
     attach_type: u32,
     pad2: u32,
 }
@@ -105,11 +111,13 @@ pub(super) fn create_link(program: impl AsFd, target: Target<'_>, attach_type: u
         prog_fd: program.as_raw_fd() as u32,
         target: match target {
             Target::Cgroup(fd) => fd.as_raw_fd() as u32,
-            Target::Interface(ifindex) => ifindex,
+            Target::Interface(ifindex) | Target::FrontOf(ifindex) => ifindex,
         },
         attach_type,
-        // Behind what others have attached there.
-        flags: 0,
+        flags: match target {
+            Target::FrontOf(_) => BPF_F_BEFORE,
+            Target::Cgroup(_) | Target::Interface(_) => 0,
+        },
     };
     // SAFETY: the attribute holds no addresses, and the command gives a descriptor.
     unsafe { bpf_fd(BPF_LINK_CREATE, &mut attr) }
@@ -156,6 +164,19 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 
 /// The cgroup that a link is attached to: the inode number of its directory, or zero if that has gone.
 pub(super) fn cgroup_of(link: impl AsFd) -> io::Result<u64> {
+    let [low, high] = info(link)?.target.map(u32::to_ne_bytes);
+    let mut id = [0; 8];
+    id[..4].copy_from_slice(&low);
+    id[4..].copy_from_slice(&high);
+    Ok(u64::from_ne_bytes(id))
+}
+
+/// The interface that a link is attached to, or zero if that has gone, or the link was taken off.
+pub(super) fn interface_of(link: impl AsFd) -> io::Result<u32> {
+    Ok(info(link)?.target[0])
+}
+
+fn info(link: impl AsFd) -> io::Result<LinkInfo> {
     let link = link.as_fd();
     let mut info = LinkInfo::default();
     let mut attr = InfoByFd {
@@ -165,5 +186,5 @@ pub(super) fn cgroup_of(link: impl AsFd) -> io::Result<u64> {
     };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
-    Ok(info.cgroup_id)
+    Ok(info)
 }

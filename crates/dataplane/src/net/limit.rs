@@ -1,7 +1,8 @@
 //! Limits of what a pod receives and sends: a token bucket (TBF, tc-tbf(8)) where the packets enter the pod's link.
 //!
 //! ```text
-//! what the pod sends:    its own side's queue
+//! what the pod sends:    its own side's queue, whose waiting its sockets feel; and behind it, on the host side and out of
+//!                        reach of whoever is root in the pod, the hook that drops what is more (weft_packet::limit)
 //! what the pod receives: the host side's queue. The datapath leaves packets of other pods of this node to the stack,
 //!                        because what is delivered directly goes past every queue
 //! ```
@@ -9,12 +10,16 @@
 //! The kernel counts whole frames; users compare a rate with what their programs get through. A rate is therefore
 //! raised by what the headers of a full packet take, so that by either count, and in both families, it is met within 5 %.
 
+use std::ops::Range;
+
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
-use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE, Nla, NlasIterator};
 use weft_model::cni::Bandwidth;
 
+use super::PodLink;
 use super::batch::Request;
+use crate::bpf::Rate;
 
 /// linux/if_ether.h: ETH_HLEN.
 const ETHERNET: u64 = 14;
@@ -26,14 +31,32 @@ const LEAST_MTU: u32 = 576;
 const LATENCY: u64 = 50;
 /// A burst that nobody chose lasts so long, in milliseconds: some ticks of the slowest clock (100 Hz).
 const BURST: u64 = 20;
+const NANOSECONDS: u64 = 1_000_000_000;
 /// Or as many whole packets, at least.
 const PACKETS: u64 = 10;
 /// linux/pkt_sched.h: TCA_TBF_*.
 const PARAMETERS: u16 = 1;
 const RATE64: u16 = 4;
 const BURST_BYTES: u16 = 6;
+/// Where in the parameters the rate is, and the limit.
+const RATE: Range<usize> = 8..12;
+const LIMIT: Range<usize> = 24..28;
 /// linux/pkt_sched.h: TC_LINKLAYER_ETHERNET.
 const LINK_LAYER: u8 = 1;
+
+/// What a pod may send, whatever it does to its own side's queue, which keeps to a little less: that one makes packets
+/// wait, and this one drops them, so that of a pod that leaves its queue alone none is. `None` without a limit.
+pub fn of_sender(pod: &PodLink) -> Option<Rate> {
+    let Limit { rate, burst, limit } = Limit::out_of_pod(&pod.limits, pod.mtu)?;
+    let bytes = rate.saturating_add(rate / 100);
+    // What the queue lets through at once, and what packets that were kept from the hook for a while add up to.
+    let room = u128::from(burst) + u128::from(limit);
+    let room = room * u128::from(NANOSECONDS) / u128::from(bytes);
+    Some(Rate {
+        bytes,
+        room: u64::try_from(room).unwrap_or(u64::MAX),
+    })
+}
 
 /// A limit as the kernel is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,18 +104,58 @@ impl Limit {
         })
     }
 
-    /// The request that puts it on a link.
-    pub(super) fn request(&self, index: u32) -> Request {
+    /// Asks for the queue that a link has.
+    pub(super) fn look_up(index: u32) -> Request {
+        let mut message = TcMessage::with_index(index as i32);
+        message.header.parent = TcHandle::ROOT;
+        Request {
+            what: format!("look up the queue of link {index}"),
+            message: RouteNetlinkMessage::GetQueueDiscipline(message),
+            // Without this only others are told.
+            flags: NLM_F_ECHO,
+        }
+    }
+
+    /// Whether this queue is it.
+    pub(super) fn is(&self, queue: &TcMessage) -> bool {
+        // The library takes the options of this kind for one, the first of which are the parameters.
+        let options = queue.attributes.iter().find_map(|attribute| match attribute {
+            TcAttribute::Options(options) => options.first(),
+            _ => None,
+        });
+        let Some(TcOption::Other(options)) = options else {
+            return false;
+        };
+        let mut bytes = vec![0; options.value_len()];
+        options.emit_value(&mut bytes);
+        let mut parts = NlasIterator::new(&bytes).flatten();
+        let found = parts.find(|part| part.kind() == PARAMETERS);
+        let Some(found) = found.as_ref().map(|part| part.value()) else {
+            return false;
+        };
+        let kind = TcAttribute::Kind("tbf".to_owned());
+        let wanted = self.parameters();
+        // What the kernel reckons in its own ticks comes back otherwise.
+        let same = |field: Range<usize>| found.get(field.clone()) == wanted.get(field);
+        queue.attributes.contains(&kind) && same(RATE) && same(LIMIT)
+    }
+
+    /// `struct tc_tbf_qopt`: rate, peak rate, limit, and what attributes say better.
+    fn parameters(&self) -> Vec<u8> {
         let narrow_rate = u32::try_from(self.rate).unwrap_or(u32::MAX);
-        // struct tc_tbf_qopt: rate, peak rate, limit, and what the attribute after it says better.
         let mut parameters = vec![0, LINK_LAYER, 0, 0, 0, 0, 0, 0];
         parameters.extend(narrow_rate.to_ne_bytes());
         parameters.extend([0; 12]);
         parameters.extend(self.limit.to_ne_bytes());
         parameters.extend([0; 8]);
+        parameters
+    }
+
+    /// The request that puts it on a link.
+    pub(super) fn request(&self, index: u32) -> Request {
         let option = |kind, bytes: Vec<u8>| TcOption::Other(DefaultNla::new(kind, bytes));
         let options = vec![
-            option(PARAMETERS, parameters),
+            option(PARAMETERS, self.parameters()),
             option(RATE64, self.rate.to_ne_bytes().to_vec()),
             option(BURST_BYTES, self.burst.to_ne_bytes().to_vec()),
         ];

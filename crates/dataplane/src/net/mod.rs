@@ -13,7 +13,7 @@ mod batch;
 pub mod conntrack;
 mod error;
 pub mod hostport;
-mod limit;
+pub mod limit;
 pub mod masquerade;
 pub mod name;
 pub mod netns;

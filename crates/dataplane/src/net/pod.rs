@@ -1,6 +1,6 @@
 //! A pod's link: a veth pair between its namespace and the node's, routed and not bridged.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -321,6 +321,22 @@ fn vanished(name: &str) -> NetError {
     ))
 }
 
+/// Gives a pod's link another MTU, on both sides; its own side's only where nobody else has changed that.
+pub async fn set_mtu(pod: &PodLink, mtu: u32) -> Result<(), NetError> {
+    let pod = pod.clone();
+    blocking(move || {
+        Connection::open()?.serve(vec![request::mtu(&pod.host_ifname, mtu)])?;
+        Namespace::open(&pod.netns)?.enter(|| {
+            let mut inside = Connection::open()?;
+            match look_up(&mut inside, &pod.ifname)? {
+                Some(link) if link.mtu == pod.mtu => inside.serve(vec![request::mtu(&pod.ifname, mtu)]).map(drop),
+                _ => Ok(()),
+            }
+        })
+    })
+    .await
+}
+
 /// Disconnects a pod by removing the host side: the pod's side, routes and neighbours go with it.
 /// Gives the host side's index; `None` where there was nothing to do.
 pub async fn tear_down(host_ifname: &str) -> Result<Option<u32>, NetError> {
@@ -328,12 +344,18 @@ pub async fn tear_down(host_ifname: &str) -> Result<Option<u32>, NetError> {
     blocking(move || removal::remove(&host_ifname)).await
 }
 
-/// Gives the node its routes to these pods back, where somebody removed them or where they have another source than the
-/// node's addresses now, by the kernel's `routes`. A pod whose link has gone is none of this one's business. Returns whose
-/// were put right.
-pub async fn restore(routes: &[Route], pods: Vec<PodLink>, node_ips: &[IpAddr]) -> Result<Vec<IpAddr>, NetError> {
+/// Gives the node its routes to these pods back, and their Ethernet addresses, where somebody removed them or where they
+/// have another source than the node's addresses now, by the kernel's `routes`. A pod whose link has gone is none of this
+/// one's business. Returns whose were put right.
+pub async fn restore(
+    rtnl: &Rtnl,
+    routes: &[Route],
+    pods: Vec<PodLink>,
+    node_ips: &[IpAddr],
+) -> Result<Vec<IpAddr>, NetError> {
     let ours = routes.iter().filter(|route| route.ours);
     let there: HashMap<IpNet, &Route> = ours.map(|route| (route.to, route)).collect();
+    let neighbours: HashSet<(u32, IpAddr, Mac)> = rtnl.permanent_neighbours().await?.into_iter().collect();
     let mut restored = vec![];
     for pod in pods {
         let pod = PodLink {
@@ -342,7 +364,12 @@ pub async fn restore(routes: &[Route], pods: Vec<PodLink>, node_ips: &[IpAddr]) 
         };
         let right = |ip: &&IpAddr| {
             let found = there.get(&IpNet::from(**ip));
-            found.is_some_and(|route| route.link.is_some() && route.source == host_route(&pod, **ip, 0).source)
+            found.is_some_and(|route| {
+                let known = route
+                    .link
+                    .is_some_and(|link| neighbours.contains(&(link, **ip, pod.mac)));
+                known && route.source == host_route(&pod, **ip, 0).source
+            })
         };
         let wrong: Vec<IpAddr> = pod.ips.iter().filter(|ip| !right(ip)).copied().collect();
         if !wrong.is_empty() {
@@ -386,6 +413,7 @@ fn compare(pod: &PodLink) -> Result<u32, NetError> {
             return Err(NetError::Differs(message));
         }
     }
+    same_limit(&mut node, host.index, Limit::into_pod(&pod.limits, pod.mtu), "receives")?;
     Namespace::open(&pod.netns)?.enter(|| compare_inside(pod))?;
     Ok(host.index)
 }
@@ -414,7 +442,24 @@ fn compare_inside(pod: &PodLink) -> Result<(), NetError> {
             )));
         }
     }
-    Ok(())
+    same_limit(
+        &mut inside,
+        link.index,
+        Limit::out_of_pod(&pod.limits, pod.mtu),
+        "sends",
+    )
+}
+
+fn same_limit(at: &mut Connection, index: u32, wanted: Option<Limit>, what: &str) -> Result<(), NetError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let answers = answers_to(at, Limit::look_up(index))?;
+    let is = |answer: &RouteNetlinkMessage| matches!(answer, RouteNetlinkMessage::NewQueueDiscipline(queue) if wanted.is(queue));
+    match answers.iter().any(is) {
+        true => Ok(()),
+        false => Err(NetError::Differs(format!(
+            "the queue that limits what the pod {what} is not as it was set up"
+        ))),
+    }
 }
 
 /// What the kernel answers; nothing where what was asked for is not there.

@@ -87,6 +87,16 @@ pub(super) fn up(name: &str) -> Request {
     }
 }
 
+/// Gives a link another MTU.
+pub(super) fn mtu(name: &str, mtu: u32) -> Request {
+    let message = LinkMessageBuilder::<LinkUnspec>::default().name(name).mtu(mtu).build();
+    Request {
+        what: format!("give {name} the MTU {mtu}"),
+        message: RouteNetlinkMessage::SetLink(message),
+        flags: 0,
+    }
+}
+
 /// Removes a link, and its other end with it. `RTM_DELLINK` tells that both have gone, before the kernel is done.
 pub(super) fn remove(name: &str) -> Request {
     Request {

@@ -1,5 +1,6 @@
 //! A route as Weft writes it, and how the kernel's rtnetlink says the same.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use futures::TryStreamExt;
@@ -7,7 +8,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteIpTunnel,
-    RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage, RouteScope, RouteType, RouteVia,
+    RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 
 use super::{NetError, ROUTE_PROTOCOL, Rtnl};
@@ -25,6 +26,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Leads nowhere: the sender is told that the destination is unreachable.
     pub unreachable: bool,
+    /// The largest packet that the way takes, where that is less than the link's MTU.
+    pub mtu: Option<u32>,
     /// What the link, a tunnel for many, is told about each packet.
     pub tunnel: Option<TunnelKey>,
     /// The routing table.
@@ -48,6 +51,9 @@ pub const MAIN_TABLE: u8 = RouteHeader::RT_TABLE_MAIN;
 /// The routing table for what this node forwards: how pods reach the nodes behind tunnels.
 pub const FORWARD_TABLE: u8 = 87;
 
+/// linux/rtnetlink.h: RTAX_MTU.
+const RTAX_MTU: u32 = 2;
+
 impl Route {
     /// A route of ours to a destination, with nothing said about the way yet.
     pub fn ours(to: IpNet) -> Self {
@@ -57,6 +63,7 @@ impl Route {
             link: None,
             source: None,
             unreachable: false,
+            mtu: None,
             tunnel: None,
             table: MAIN_TABLE,
             ours: true,
@@ -97,15 +104,42 @@ impl Rtnl {
     pub async fn routes(&self) -> Result<Vec<Route>, NetError> {
         let mut routes = vec![];
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            routes.extend(self.route_messages(family).await?.iter().filter_map(parse));
+            routes.extend(
+                self.route_messages(family, RouteFlags::empty())
+                    .await?
+                    .iter()
+                    .filter_map(parse),
+            );
         }
         Ok(routes)
     }
 
-    async fn route_messages(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, NetError> {
+    /// The IPv6 addresses to which routers have said that the way takes less than the first link of it, and how much. The
+    /// kernel forgets after ten minutes (`net.ipv6.route.mtu_expires`).
+    pub async fn narrow_ways(&self) -> Result<BTreeMap<IpAddr, u32>, NetError> {
+        let learnt = self.route_messages(AddressFamily::Inet6, RouteFlags::Cloned).await?;
+        let way = |message: &RouteMessage| {
+            let (mut to, mut mtu) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(ip) => to = parse_address(ip),
+                    RouteAttribute::Metrics(metrics) => mtu = mtu_in(metrics),
+                    _ => {}
+                }
+            }
+            Some((to?, mtu?))
+        };
+        let learnt = learnt
+            .iter()
+            .filter(|message| message.header.flags.contains(RouteFlags::Cloned));
+        Ok(learnt.filter_map(way).collect())
+    }
+
+    async fn route_messages(&self, family: AddressFamily, flags: RouteFlags) -> Result<Vec<RouteMessage>, NetError> {
         let _alone = self.listing.lock().await;
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
+        filter.header.flags = flags;
         let listed = self.handle.route().get(filter).execute().try_collect().await;
         listed.map_err(NetError::kernel("list routes"))
     }
@@ -143,6 +177,9 @@ pub(super) fn message(route: &Route) -> RouteMessage {
     }));
     attributes.extend(route.link.map(RouteAttribute::Oif));
     attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(address(source))));
+    // Locked: only then IPv6 keeps to it for what it forwards.
+    let mtu = |mtu| RouteAttribute::Metrics(vec![RouteMetric::Lock(1 << RTAX_MTU), RouteMetric::Mtu(mtu)]);
+    attributes.extend(route.mtu.map(mtu));
     attributes.extend(route.tunnel.into_iter().flat_map(encapsulation));
     message.attributes = attributes;
     message
@@ -227,11 +264,19 @@ pub(super) fn parse(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Oif(index) => route.link = Some(*index),
             RouteAttribute::PrefSource(ip) => route.source = parse_address(ip),
             RouteAttribute::Encap(encap) => route.tunnel = parse_encapsulation(encap),
+            RouteAttribute::Metrics(metrics) => route.mtu = mtu_in(metrics),
             _ => {}
         }
     }
     route.to = IpNet::new(to, header.destination_prefix_length).ok()?;
     Some(route)
+}
+
+fn mtu_in(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn parse_encapsulation(encap: &[RouteLwTunnelEncap]) -> Option<TunnelKey> {

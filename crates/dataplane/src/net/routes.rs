@@ -11,6 +11,10 @@ use super::route::{FORWARD_TABLE, MAIN_TABLE, Route, TunnelKey};
 use super::tunnel::{self, Config, Here, Links};
 use super::{NetError, Rtnl, rules};
 
+/// The smallest MTU of IPv6, and one that every host takes with IPv4 (RFC 791).
+const LEAST_IPV6: u32 = 1280;
+const LEAST_IPV4: u32 = 576;
+
 /// A route that could not be put in place or removed.
 #[derive(Debug)]
 pub struct Failed {
@@ -193,12 +197,21 @@ impl<'a> Tunnel<'a> {
         Ok(Route {
             via: tunnel::gateway(self.config, &to, end),
             link: Some(link),
+            mtu: self.narrowed(to, end),
             tunnel: Some(TunnelKey {
                 end,
                 vni: self.config.vni,
             }),
             ..Route::ours(to)
         })
+    }
+
+    /// What the way to this end leaves for a packet, where some router on it has said that it takes less than the uplink.
+    /// Only IPv6 loses what is larger; nothing has to be smaller than every link of IPv6 takes (RFC 8200, 5).
+    fn narrowed(&self, to: IpNet, end: IpAddr) -> Option<u32> {
+        let way = *self.here.narrow.get(&end)?;
+        let least = if to.addr().is_ipv6() { LEAST_IPV6 } else { LEAST_IPV4 };
+        (way < self.here.mtu).then(|| way.saturating_sub(self.config.overhead(end)).max(least))
     }
 
     /// The node's own address: the tunnel's link has none, and the kernel would take any.

@@ -146,6 +146,8 @@ pub struct Here {
     pub node_ips: Vec<IpAddr>,
     /// Those of them that really are on this machine: source of what the node itself sends to pods.
     pub local_ips: Vec<IpAddr>,
+    /// Nodes to which the way takes less than the uplink, and how much: see [`Rtnl::narrow_ways`].
+    pub narrow: BTreeMap<IpAddr, u32>,
 }
 
 /// The tunnel's links, by name.

@@ -1,18 +1,20 @@
-//! Hears when somebody changes the kernel's links, addresses or routes, so that what is to be there is put back at once.
+//! Hears when somebody changes the kernel's links, addresses, routes or neighbours, so that what is to be there is put back at once.
 
 use std::collections::HashSet;
+use std::ffi::CString;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use tokio::sync::watch;
 
 use super::{NetError, name, route};
 
-const GROUPS: [MulticastGroup; 7] = [
+const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv6Ifaddr,
@@ -20,6 +22,7 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Rule,
     MulticastGroup::Ipv6Rule,
+    MulticastGroup::Neigh,
 ];
 
 /// How long news are collected: a link that comes up brings addresses and routes.
@@ -82,11 +85,24 @@ fn matters(message: &RouteNetlinkMessage) -> bool {
         RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) | RouteNetlinkMessage::DelRule(_) => {
             true
         }
+        RouteNetlinkMessage::DelNeighbour(message) => is_ours(message),
         _ => false,
     }
 }
 
-/// Whether all that was heard are routes of pods' links that have gone: with hundreds of pods on a node, looking after
+/// Whether it is of a pod's link or of the tunnel's: what the kernel forgets on others, and of groups, is no news.
+fn is_ours(message: &NeighbourMessage) -> bool {
+    let group = |attribute: &NeighbourAttribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => ip.is_multicast(),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => ip.is_multicast(),
+        _ => false,
+    };
+    let named_ours = |name: CString| name.to_bytes().starts_with(name::PREFIX.as_bytes());
+    // A link that has gone has no name any more.
+    !message.attributes.iter().any(group) && nix::net::if_::if_indextoname(message.header.ifindex).is_ok_and(named_ours)
+}
+
+/// Whether all that was heard are routes and neighbours of pods' links that have gone: with hundreds of pods on a node, looking after
 /// each that ends would cost more than everything else about it.
 fn only_pods_that_end(collected: &[NetlinkPayload<RouteNetlinkMessage>]) -> bool {
     let ended: HashSet<u32> = collected
@@ -103,6 +119,9 @@ fn only_pods_that_end(collected: &[NetlinkPayload<RouteNetlinkMessage>]) -> bool
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message)) => {
             let route = route::parse(message);
             route.is_some_and(|route| route.ours && route.link.is_some_and(|link| ended.contains(&link)))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
+            ended.contains(&message.header.ifindex)
         }
         _ => false,
     })

@@ -79,6 +79,7 @@ pub(crate) fn here(node_ips: &[IpAddr], mtu: u32) -> Here {
         mtu,
         node_ips: node_ips.to_vec(),
         local_ips: node_ips.to_vec(),
+        ..Here::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs the chain of network plugins that `/etc/cni/net.d` asks for, as a container runtime does.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -80,6 +81,21 @@ pub(super) struct Network {
     name: String,
     version: String,
     plugins: Vec<Value>,
+    /// Several runtimes share the network, none of which knows the others' sandboxes.
+    #[serde(default)]
+    no_gc: bool,
+}
+
+impl Network {
+    /// Whether its plugins know STATUS and GC, which 1.1.0 brought.
+    fn knows_status(&self) -> bool {
+        numbers(&self.version) >= vec![1, 1]
+    }
+}
+
+/// `1.1.0` in a form that can be compared.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 /// Which sandbox is meant, in the words of the CNI environment.
@@ -111,6 +127,11 @@ impl Attachment {
             target,
             result: Value::Null,
         }
+    }
+
+    /// The attachment as GC is told of it.
+    fn reference(&self) -> Value {
+        json!({"containerID": self.target.id, "ifname": INTERFACE})
     }
 
     /// Whether the sandbox has been added.
@@ -185,7 +206,49 @@ impl Cni {
         Ok(())
     }
 
+    /// Asks the plugins whether they could add a sandbox now.
+    pub(super) async fn status(&self, network: &Network) -> Result<(), Error> {
+        for plugin in network.plugins.iter().filter(|_| network.knows_status()) {
+            let config = configuration(network, plugin, &Value::Null, &Value::Null);
+            self.call("STATUS", plugin, config, &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the plugins free whatever belongs to none of these. Not beside ADD and DEL. Goes on where one fails.
+    pub(super) async fn gc(&self, network: &Network, in_use: &[Attachment]) -> Result<(), Error> {
+        let valid: Vec<Value> = in_use.iter().map(Attachment::reference).collect();
+        let mut outcome = Ok(());
+        for plugin in network
+            .plugins
+            .iter()
+            .filter(|_| network.knows_status() && !network.no_gc)
+        {
+            let mut config = configuration(network, plugin, &Value::Null, &Value::Null);
+            config["cni.dev/valid-attachments"] = valid.clone().into();
+            outcome = outcome.and(self.call("GC", plugin, config, &[]).await.map(drop));
+        }
+        outcome
+    }
+
     async fn invoke(&self, command: &'static str, to: &Attachment, plugin: &Value) -> Result<Value, Error> {
+        let config = configuration(&to.network, plugin, &to.target.capabilities, &to.result);
+        let environment = [
+            ("CNI_CONTAINERID", OsStr::new(&to.target.id)),
+            ("CNI_NETNS", to.target.netns.as_os_str()),
+            ("CNI_IFNAME", OsStr::new(INTERFACE)),
+            ("CNI_ARGS", OsStr::new(&to.target.args)),
+        ];
+        self.call(command, plugin, config, &environment).await
+    }
+
+    async fn call(
+        &self,
+        command: &'static str,
+        plugin: &Value,
+        config: Value,
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Value, Error> {
         let kind = plugin["type"].as_str().unwrap_or_default();
         let broken = |message: String| Error::Broken {
             plugin: kind.to_owned(),
@@ -199,13 +262,10 @@ impl Cni {
                 path: self.bin_dir.clone(),
             });
         }
-        let config = configuration(&to.network, plugin, &to.target.capabilities, &to.result).to_string();
+        let config = config.to_string();
         let mut child = tokio::process::Command::new(&binary)
             .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", &to.target.id)
-            .env("CNI_NETNS", &to.target.netns)
-            .env("CNI_IFNAME", INTERFACE)
-            .env("CNI_ARGS", &to.target.args)
+            .envs(environment.iter().copied())
             .env("CNI_PATH", &self.bin_dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -253,6 +313,9 @@ impl Cni {
 }
 
 const INTERFACE: &str = "eth0";
+
+/// The newest version of CNI that is spoken here.
+const NEWEST: &str = "1.1.0";
 
 /// How long a plugin may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -306,7 +369,21 @@ fn parse(text: &[u8]) -> Result<Network, String> {
         Value::String(version) => version.clone(),
         _ => return Err("error parsing configuration list: 'cniVersion' is not a string".to_owned()),
     };
-    Ok(Network { name, version, plugins })
+    // The newest that both sides know.
+    let more = config["cniVersions"].as_array().into_iter().flatten();
+    let more = more
+        .filter_map(Value::as_str)
+        .filter(|version| numbers(version) <= numbers(NEWEST));
+    let version = more
+        .map(str::to_owned)
+        .chain([version])
+        .max_by_key(|version| numbers(version));
+    Ok(Network {
+        name,
+        version: version.unwrap_or_default(),
+        plugins,
+        no_gc: config["disableGC"] == true,
+    })
 }
 
 /// CNI_ARGS of a pod.

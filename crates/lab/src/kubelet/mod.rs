@@ -69,6 +69,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .map(|program| keeper::Keeper::new(&config.state_dir, program));
     let runtime = runtime::Runtime::find(config.state_dir.join("runtime"), keeper).await?;
     let node = node::Node::new(config, client, runtime).await;
+    node.collect_garbage().await;
     tokio::spawn(registration::run(node.clone()));
     let socket = node.config.streaming_socket();
     tokio::spawn(streaming::serve(listen(&socket)?, Arc::new(node.lookup.clone())));

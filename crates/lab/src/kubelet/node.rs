@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use serde_json::Value;
@@ -14,6 +14,7 @@ use super::downward::Downward;
 use super::images::Images;
 use super::lookup::Lookup;
 use super::runtime::Runtime;
+use super::sandbox::Sandbox;
 use crate::client::{Client, Event, ListOptions, Res};
 use crate::events::Recorder;
 
@@ -23,6 +24,8 @@ const STARTS: usize = 4;
 /// How often the network configuration is looked at, and how often while pods wait for one.
 const LOOK: Duration = Duration::from_millis(300);
 const LOOK_EAGERLY: Duration = Duration::from_millis(20);
+/// How often its plugins are asked how they are: as often as a kubelet asks its runtime.
+const ASK: Duration = Duration::from_secs(5);
 
 /// One node's means. Everything in it is shared.
 #[derive(Clone)]
@@ -66,6 +69,15 @@ impl Node {
             cni,
             services,
             network,
+        }
+    }
+
+    /// Tells the network which sandboxes there are, so that it frees what belongs to none: before any pod is worked on.
+    pub(super) async fn collect_garbage(&self) {
+        let Ok(network) = self.cni.network() else { return };
+        let in_use = Sandbox::attachments(&self.config.state_dir.join("pods"));
+        if let Err(error) = self.cni.gc(&network, &in_use).await {
+            tracing::warn!(%error, "what earlier pods have left in the network stays until the next start");
         }
     }
 
@@ -124,15 +136,27 @@ fn follow_services(client: &Client, to: Arc<RwLock<Vec<Service>>>) -> tokio::syn
     known
 }
 
+/// Follows whether there is a configuration, and whether its plugins say that they could add a pod.
 fn follow_network(cni: Cni) -> watch::Receiver<Result<(), String>> {
-    let look = move || cni.network().map(drop).map_err(|error: cni::Error| error.to_string());
-    let (sender, receiver) = watch::channel(look());
+    let (sender, receiver) = watch::channel(cni.network().map(drop).map_err(|error| error.to_string()));
     tokio::spawn(async move {
+        let mut asked = None;
         while !sender.is_closed() {
             let usable = sender.borrow().is_ok();
+            let now = match (cni.network(), &asked) {
+                (Ok(network), Some((same, at))) if network == *same && Instant::elapsed(at) < ASK => None,
+                (Ok(network), _) => {
+                    let said = cni.status(&network).await;
+                    // One that says no is asked again at once.
+                    asked = said.is_ok().then(|| (network, Instant::now()));
+                    Some(said)
+                }
+                (Err(error), _) => Some(Err(error)),
+            };
+            if let Some(now) = now.map(|now| now.map_err(|error: cni::Error| error.to_string())) {
+                sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
+            }
             tokio::time::sleep(if usable { LOOK } else { LOOK_EAGERLY }).await;
-            let now = look();
-            sender.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
         }
     });
     receiver

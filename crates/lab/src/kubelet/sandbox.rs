@@ -31,6 +31,9 @@ pub(super) struct Sandbox {
     pub(super) ips: Vec<IpAddr>,
 }
 
+/// The file in a pod's folder that remembers it.
+pub(super) const FILE: &str = "sandbox.json";
+
 /// What a sandbox has of its own.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shape {
@@ -73,6 +76,16 @@ impl Sandbox {
             .await
             .unwrap_or_else(|_| Err(Error::Config("the sandbox's thread has died".to_owned())))?;
         Ok(sandbox)
+    }
+
+    /// The attachments of all pods below this folder, finished or not.
+    pub(super) fn attachments(pods: &Path) -> Vec<Attachment> {
+        let files = std::fs::read_dir(pods).into_iter().flatten().flatten();
+        let read = |pod: std::fs::DirEntry| -> Option<Attachment> {
+            let text = std::fs::read(pod.path().join(FILE)).ok()?;
+            serde_json::from_slice::<Sandbox>(&text).ok()?.network
+        };
+        files.filter_map(read).collect()
     }
 
     /// Lets go of the namespaces. Interfaces go with them.

@@ -20,6 +20,9 @@ pub(super) struct Attachment {
     #[serde(default)]
     pub(super) uid: Option<String>,
     pub(super) link: PodLink,
+    /// The configuration says how large its packets may be; otherwise the uplink does.
+    #[serde(default)]
+    pub(super) fixed_mtu: bool,
     /// Ports of the node that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) host_ports: Vec<PortMapping>,

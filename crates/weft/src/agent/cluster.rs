@@ -18,7 +18,8 @@ use super::routes::Routes;
 
 /// How often the kernel is compared with what is wanted, although it has told of no change.
 const CHECK: Duration = Duration::from_secs(30);
-/// How often it is asked whether somebody has changed the kernel's nftables: one short question.
+/// How often it is asked whether somebody has changed the kernel's nftables, and what it has learnt of the way to other
+/// nodes: two short questions.
 const RULES: Duration = Duration::from_secs(1);
 /// How many changes are taken in before the kernel is looked after.
 const BATCH: usize = 256;
@@ -58,7 +59,7 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
                 follower.take_in(dirty).await;
             }
             () = changed(&mut kernel) => follower.look_after().await,
-            _ = rules.tick() => follower.look_at_rules().await,
+            _ = rules.tick() => follower.look_at_what_is_not_told().await,
             _ = check.tick() => follower.look_after().await,
         }
     }
@@ -251,10 +252,11 @@ impl Follower {
         self.note();
     }
 
-    /// Puts back what somebody has flushed.
-    async fn look_at_rules(&mut self) {
+    /// Puts back what somebody has flushed, and takes in what routers have said.
+    async fn look_at_what_is_not_told(&mut self) {
         if self.state.synced() {
             self.routes.masquerade().await;
+            self.routes.look_at_ways(&self.state).await;
         }
     }
 

@@ -15,6 +15,7 @@ mod cluster;
 mod conflist;
 mod failures;
 mod flags;
+mod health;
 mod hostports;
 mod isolation;
 mod known;

@@ -12,7 +12,7 @@ use weft_cluster::PodEvent;
 use weft_dataplane::aside;
 use weft_dataplane::bpf::{self, Datapath, PodHooks};
 use weft_dataplane::net::tunnel::Here;
-use weft_dataplane::net::{self, Rtnl, name, uplink};
+use weft_dataplane::net::{self, Rtnl, limit, name, uplink};
 use weft_model::cni::AttachmentId;
 use weft_model::compile::Reach;
 use weft_model::ipam::Ipam;
@@ -136,9 +136,9 @@ impl Node {
     }
 
     /// Attaches a pod's hooks. The kernel takes its time, so this is done aside.
-    pub(super) async fn attach_hooks(&self, index: u32) -> anyhow::Result<()> {
+    pub(super) async fn attach_hooks(&self, index: u32, limited: bool) -> anyhow::Result<()> {
         let hooks = self.hooks.clone();
-        Ok(aside::blocking(move || hooks.attach(index)).await??)
+        Ok(aside::blocking(move || hooks.attach(index, limited)).await??)
     }
 
     /// Takes a pod's hooks off, or lets go of what is left of them when the interface has gone.
@@ -192,9 +192,16 @@ impl Node {
             mtu: uplink.as_ref().map_or(uplink::DEFAULT_MTU, |uplink| uplink.mtu),
             local_ips: uplink.map(|uplink| uplink.node_ips).unwrap_or_default(),
             node_ips: node_ips.to_vec(),
+            ..Here::default()
         };
         *lock(&self.seen) = Some(here.clone());
         Ok(here)
+    }
+
+    /// Whether there is a way off this node at all.
+    pub(super) async fn has_uplink(&self) -> Result<bool, net::NetError> {
+        let node_ips = self.ready.borrow().node_ips.clone();
+        Ok(uplink::find(&self.rtnl, &node_ips).await?.is_some())
     }
 
     /// Takes over what an earlier agent left: the union of what was recorded and what is in the kernel, so that
@@ -271,5 +278,6 @@ pub(super) fn entry(link: &net::PodLink, ifindex: u32) -> bpf::PodLink {
         mac: link.mac.0,
         host_mac: link.host_mac.0,
         limited: link.limits.ingress_rate != 0,
+        sends: limit::of_sender(link),
     }
 }

@@ -29,7 +29,7 @@ impl Node {
             Command::Del => self.del(&id_of(&request)).await.map(|()| None),
             Command::Check => self.check(&request).await.map(|()| None),
             Command::Gc => self.gc(&request.valid_attachments).await.map(|()| None),
-            Command::Status => self.status().map(|()| None),
+            Command::Status => self.status().await.map(|()| None),
         };
         match outcome {
             Ok(result) => Response { result, error: None },
@@ -145,6 +145,7 @@ impl Node {
             pod: pod_of(request),
             uid,
             link: link.clone(),
+            fixed_mtu: request.mtu.is_some(),
             host_ports: request.runtime.port_mappings.clone(),
             created: now(),
         };
@@ -166,10 +167,11 @@ impl Node {
 
     /// The addresses first: once the hooks are there, the pod can send from those only.
     async fn hook(&self, link: &PodLink, index: u32) -> anyhow::Result<()> {
+        let entry = entry(link, index);
         for ip in &link.ips {
-            self.datapath().set_pod(*ip, entry(link, index))?;
+            self.datapath().set_pod(*ip, entry)?;
         }
-        self.attach_hooks(index).await
+        self.attach_hooks(index, entry.sends.is_some()).await
     }
 
     /// Takes back a failed ADD.
@@ -238,6 +240,34 @@ impl Node {
         }
     }
 
+    /// Lets the links of pods follow the uplink's MTU, where their configuration says nothing else. One that fails is
+    /// tried again with the next look; until then the kernel tells its pod by "fragmentation needed".
+    pub(super) async fn follow_mtu(&self, mtu: u32) {
+        let others = |attachment: &&Attachment| !attachment.fixed_mtu && attachment.link.mtu != mtu;
+        let behind: Vec<Attachment> = self.attachments().values().filter(others).cloned().collect();
+        for Attachment { id, created, .. } in behind {
+            let _turn = self.turn(&id).await;
+            let now = self.attachments().get(&id).cloned();
+            let Some(mut attachment) = now.filter(|now| now.created == created) else {
+                continue;
+            };
+            let followed = match pod::set_mtu(&attachment.link, mtu).await {
+                Ok(()) => {
+                    attachment.link.mtu = mtu;
+                    self.store.save(&attachment)
+                }
+                Err(error) => Err(error.into()),
+            };
+            match followed {
+                Ok(()) => drop(self.attachments().insert(id, attachment)),
+                Err(error) => warn!(
+                    container = id.container_id,
+                    "its MTU does not follow the uplink's: {error:#}"
+                ),
+            }
+        }
+    }
+
     async fn check(&self, request: &Request) -> Result<(), CniError> {
         let id = id_of(request);
         let differs = |details: String| CniError::new(code::CHECK, "the pod's network is not as ADD left it", details);
@@ -273,9 +303,9 @@ impl Node {
         if let Some(ip) = lost.next() {
             return Err(differs(format!("the datapath has lost the pod's address {ip}")));
         }
-        match datapath.attached() {
-            Ok(attached) if attached.contains(&index) => Ok(()),
-            Ok(_) => Err(differs(format!("the hooks of {} are gone", link.host_ifname))),
+        match datapath.first_missing(index) {
+            Ok(None) => Ok(()),
+            Ok(Some(hook)) => Err(differs(format!("the hook {hook} of {} is gone", link.host_ifname))),
             Err(error) => Err(differs(error.to_string())),
         }
     }
@@ -302,33 +332,6 @@ impl Node {
             }
         }
         first
-    }
-
-    fn status(&self) -> Result<(), CniError> {
-        let ready = self.ready.borrow().clone();
-        let unavailable =
-            |details: String| CniError::new(code::NOT_AVAILABLE, "pods cannot be added on this node", details);
-        if !ready.synced {
-            return Err(unavailable("the API server has not been heard from yet".into()));
-        }
-        if !ready.has_addresses {
-            return Err(unavailable(format!(
-                "node {} has no pod CIDR, and there is no IPPool for it",
-                self.name
-            )));
-        }
-        match self
-            .ipam()
-            .usage()
-            .into_iter()
-            .find(|usage| usage.used >= usage.capacity)
-        {
-            Some(full) => Err(unavailable(format!(
-                "pod CIDR {} is full ({} addresses)",
-                full.cidr, full.capacity
-            ))),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! How this node reaches the pods of every other, and what leaves the cluster: kept in the kernel as it is wanted,
 //! whoever changes either side.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -33,6 +35,14 @@ impl Default for Settings {
             excluded: vec![],
         }
     }
+}
+
+fn is_ipv6_tunnel(hop: &NextHop) -> bool {
+    matches!(hop, NextHop::Tunnel(end) | NextHop::PodsTunnel(end) if end.is_ipv6())
+}
+
+fn ends_at(hop: &NextHop, node: IpAddr) -> bool {
+    matches!(hop, NextHop::Tunnel(end) | NextHop::PodsTunnel(end) if *end == node)
 }
 
 /// The routes of this node.
@@ -89,11 +99,19 @@ impl Routes {
         let rtnl = &self.node.rtnl;
         let node_ips = state.node(&self.node.name).map(|node| node.internal_ips.clone());
         let node_ips = node_ips.unwrap_or_default();
-        let here = self.node.look_around(&node_ips).await?;
+        let mut here = self.node.look_around(&node_ips).await?;
+        // What was learnt is true as long as the uplink is what it was: the kernel forgets sooner, at the price of what is
+        // lost until it is told again.
+        if (here.mtu, &here.local_ips) == (self.here.mtu, &self.here.local_ips) {
+            here.narrow = std::mem::take(&mut self.here.narrow);
+        }
         if self.here.local_ips.iter().any(|ip| !here.local_ips.contains(ip)) {
             self.node.moved.notify_one();
         }
         self.here = here;
+        if !self.here.local_ips.is_empty() {
+            self.node.follow_mtu(self.here.mtu).await;
+        }
         // In this order: what a pod that is attached meanwhile has is not looked for.
         let pods: Vec<_> = self.node.attachments().values().map(|pod| pod.link.clone()).collect();
         let routes = rtnl.routes().await?;
@@ -108,10 +126,33 @@ impl Routes {
             info!(steps, failed = failed.len(), "routes put right");
         }
         self.failed(failed, true);
-        for pod in pod::restore(&routes, pods, &self.here.local_ips).await? {
+        for pod in pod::restore(rtnl, &routes, pods, &self.here.local_ips).await? {
             info!(%pod, "a pod's route put right");
         }
         Ok(())
+    }
+
+    /// Takes in what routers on the way to other nodes have said, of which the kernel tells nobody.
+    pub(super) async fn look_at_ways(&mut self, state: &State) {
+        // Over IPv4 they cut larger packets into pieces instead.
+        if !self.table.wanted().values().any(is_ipv6_tunnel) {
+            return;
+        }
+        let told = match self.node.rtnl.narrow_ways().await {
+            Ok(told) => told,
+            Err(error) => return warn!("{error}; packets that are too large for the way to a node may be lost"),
+        };
+        let mut changed = false;
+        for (node, mtu) in told {
+            if self.here.narrow.get(&node).is_none_or(|known| mtu < *known) {
+                changed |= self.table.wanted().values().any(|hop| ends_at(hop, node));
+                self.here.narrow.insert(node, mtu);
+            }
+        }
+        if changed {
+            info!(ways = ?self.here.narrow, "the way to a node takes less than the uplink: so do the routes through its tunnel");
+            self.look(state).await;
+        }
     }
 
     async fn apply(&mut self, steps: Vec<Step<IpNet, NextHop>>) {

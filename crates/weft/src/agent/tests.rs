@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
-use weft_dataplane::net::Namespace;
+use weft_dataplane::net::{Link, Namespace};
 use weft_model::cni::{AddResult, AttachmentId, Command, Request, Response, code};
 use weft_model::{Change, ObjectKey, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
 
@@ -141,13 +141,18 @@ impl Sandbox {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    async fn has(&self, ifname: &'static str) -> bool {
+    async fn link(&self, ifname: &'static str) -> Option<Link> {
         let namespace = Namespace::open(Path::new(&self.path())).unwrap();
-        namespace
-            .run(move |rtnl| async move { rtnl.link(ifname).await })
-            .await
-            .unwrap()
-            .is_some()
+        let found = namespace.run(move |rtnl| async move { rtnl.link(ifname).await });
+        found.await.unwrap()
+    }
+
+    async fn has(&self, ifname: &'static str) -> bool {
+        self.link(ifname).await.is_some()
+    }
+
+    async fn mtu(&self, ifname: &'static str) -> Option<u32> {
+        self.link(ifname).await.map(|link| link.mtu)
     }
 }
 
@@ -487,6 +492,41 @@ fn garbage_is_what_the_runtime_does_not_list() {
         assert_eq!(
             node.handle(request(Command::Status, "", None)).await,
             Response::default()
+        );
+    });
+}
+
+/// 50 says that pods wait, 51 that those which are there are hurt, too.
+#[test]
+fn a_node_that_is_cut_off_says_so() {
+    on_a_node("cut-off", |place| async move {
+        let (node, _changes) = place.ready_with(vec![local(&["10.244.0.0/30"])]).await;
+        let status = || request(Command::Status, "", None);
+        assert_eq!(node.handle(status()).await, Response::default());
+        let sandbox = Sandbox::new();
+        add(&node, "c1", &sandbox).await;
+        let (found, text) = error(&node, status()).await;
+        assert_eq!(
+            (found, text.as_str()),
+            (
+                code::NOT_AVAILABLE,
+                "pods cannot be added on this node - pod CIDR 10.244.0.0/30 is full (1 addresses)"
+            )
+        );
+        ip("link del up0");
+        let (found, text) = error(&node, status()).await;
+        assert!(
+            found == code::LIMITED && text.contains("is full") && text.contains("nor a default route"),
+            "{found} {text}"
+        );
+        assert_eq!(
+            node.handle(request(Command::Del, "c1", None)).await,
+            Response::default()
+        );
+        let (found, text) = error(&node, status()).await;
+        assert!(
+            found == code::LIMITED && text.contains("this node has neither"),
+            "{found} {text}"
         );
     });
 }

@@ -103,6 +103,7 @@ fn set_routes(node: &Netns, ip: IpAddr, wanted: Routes) -> Result<()> {
         mtu: MTU,
         node_ips: vec![ip],
         local_ips: vec![ip],
+        ..Here::default()
     };
     let config = Config::new(Encapsulation::Vxlan);
     let runtime = tokio::runtime::Builder::new_current_thread()

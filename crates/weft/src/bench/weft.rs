@@ -123,6 +123,7 @@ pub(super) fn connect(
         mac: mac.0,
         host_mac: host_mac.0,
         limited: false,
+        sends: None,
     };
     datapath.set_pod(ip.into(), entry)?;
     node.run(|| Ok(datapath.attach_pod(ifindex)?))

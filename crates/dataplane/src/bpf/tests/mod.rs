@@ -2,6 +2,7 @@
 
 mod differential;
 mod isolation;
+mod limits;
 mod pods;
 mod restart;
 mod sockets;

@@ -77,6 +77,7 @@ impl Pod {
             mac,
             host_mac,
             limited: false,
+            sends: None,
         };
         datapath.set_pod(pod.v4, link).unwrap();
         datapath.set_pod(pod.v6, link).unwrap();

@@ -19,6 +19,7 @@ fn the_next_agent_finds_everything() {
             mac: [2, 0, 0, 0, 0, 7],
             host_mac: [4, 0, 0, 0, 0, 7],
             limited: false,
+            sends: None,
         };
         let mut first = world.open();
         first

@@ -132,3 +132,45 @@ fn malformed_configurations_name_the_fault() {
         );
     }
 }
+
+#[tokio::test]
+async fn plugins_of_the_newest_version_are_asked_how_they_are_and_told_what_is_in_use() {
+    let (dir, cni) = lab();
+    let log = dir.path().join("log");
+    let sick = dir.path().join("sick");
+    let script = format!(
+        "echo \"$CNI_COMMAND $CNI_CONTAINERID$CNI_IFNAME $(cat)\" >> {}; [ $CNI_COMMAND = STATUS ] && [ -e {} ] || exit 0\n\
+         echo '{{\"code\":51,\"msg\":\"no way out\"}}'; exit 1",
+        log.display(),
+        sick.display()
+    );
+    plugin(dir.path(), "one", &script);
+    let read = |more: &str| {
+        let text = format!(r#"{{"cniVersion":"1.0.0","name":"net",{more}"plugins":[{{"type":"one"}}]}}"#);
+        parse(text.as_bytes()).unwrap()
+    };
+    let attachment = Attachment::new(read(""), target());
+    let in_use = std::slice::from_ref(&attachment);
+    for older in [read(""), read(r#""cniVersions":["0.4.0","2.0.0"],"#)] {
+        cni.status(&older).await.unwrap();
+        cni.gc(&older, in_use).await.unwrap();
+        assert!(!log.exists());
+    }
+    let newest = read(r#""cniVersions":["1.1.0","1.0.0"],"#);
+    cni.status(&newest).await.unwrap();
+    cni.gc(&newest, in_use).await.unwrap();
+    let said = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines[0].starts_with("STATUS  {") && lines[0].contains(r#""cniVersion":"1.1.0""#),
+        "{said}"
+    );
+    let valid = r#""cni.dev/valid-attachments":[{"containerID":"s1","ifname":"eth0"}]"#;
+    assert!(lines[1].starts_with("GC  {") && lines[1].contains(valid), "{said}");
+    std::fs::write(&sick, "").unwrap();
+    let error = cni.status(&newest).await.unwrap_err().to_string();
+    assert_eq!(error, r#"plugin type="one" failed (STATUS): no way out (code 51)"#);
+    let shared = read(r#""cniVersions":["1.1.0"],"disableGC":true,"#);
+    cni.gc(&shared, in_use).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&log).unwrap().matches("GC").count(), 1);
+}

@@ -18,7 +18,7 @@ use crate::kubelet::config::write_atomically;
 use crate::kubelet::error::Error;
 use crate::kubelet::files;
 use crate::kubelet::node::Node;
-use crate::kubelet::sandbox::{Sandbox, Shape};
+use crate::kubelet::sandbox::{self, Sandbox, Shape};
 use crate::kubelet::volumes;
 
 /// The earlier of two times to look again.
@@ -226,13 +226,13 @@ async fn make_sandbox(node: &Node, pod: &Pod, dir: &Path) -> Result<Sandbox, Err
     sandbox.network = Some(attachment.clone());
     // Before the plugin runs: should this kubelet end now, the next one knows what to clear away.
     write_atomically(
-        &dir.join("sandbox.json"),
+        &dir.join(sandbox::FILE),
         &serde_json::to_vec(&sandbox).unwrap_or_default(),
     )
-    .map_err(Error::io("write", dir.join("sandbox.json")))?;
+    .map_err(Error::io("write", dir.join(sandbox::FILE)))?;
     if let Err(error) = node.cni.add(&mut attachment).await {
         sandbox.unbind();
-        std::fs::remove_file(dir.join("sandbox.json")).ok();
+        std::fs::remove_file(dir.join(sandbox::FILE)).ok();
         return Err(error.into());
     }
     sandbox.ips = attachment.addresses();

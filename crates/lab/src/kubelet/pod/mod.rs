@@ -25,7 +25,7 @@ use super::lookup::PodView;
 use super::node::{Node, reference};
 use super::probes::Verdict;
 use super::runtime::Exit;
-use super::sandbox::Sandbox;
+use super::sandbox::{self, Sandbox};
 use super::volumes;
 use crate::client::Patch;
 use backoff::Backoff;
@@ -260,7 +260,7 @@ impl Worker {
 
     /// Takes over what an earlier kubelet left of this pod.
     fn adopt(&mut self) {
-        let sandbox = std::fs::read(self.dir().join("sandbox.json")).ok();
+        let sandbox = std::fs::read(self.dir().join(sandbox::FILE)).ok();
         self.sandbox = sandbox.and_then(|text| serde_json::from_slice(&text).ok());
         self.volumes_ready = false;
         for member in &mut self.members {
@@ -287,7 +287,7 @@ impl Worker {
     }
 
     fn remember_sandbox(&self) {
-        let path = self.dir().join("sandbox.json");
+        let path = self.dir().join(sandbox::FILE);
         let written = match &self.sandbox {
             Some(sandbox) => write_atomically(&path, &serde_json::to_vec(sandbox).unwrap_or_default()),
             None => std::fs::remove_file(&path),

@@ -49,6 +49,10 @@ fn what_somebody_removes_is_back() {
         let (node, _changes) = place.ready_with(changes).await;
         let sandbox = Sandbox::new();
         add(&node, "c1", &sandbox).await;
+        let fixed = Sandbox::new();
+        let mut narrow = request(Command::Add, "c2", Some(&fixed));
+        narrow.mtu = Some(1300);
+        assert_eq!(node.handle(narrow).await.error, None);
         let direct = |text: &str| text.contains("via 10.89.0.11 dev up0");
         let tunnelled = |text: &str| text.contains("dst 10.90.0.11") && text.contains("src 10.89.0.10");
         until_route("10.244.2.0/23", direct).await;
@@ -58,6 +62,7 @@ fn what_somebody_removes_is_back() {
             "route del 10.244.4.0/23",
             "link del weft-vxlan",
             "link set weft-vxlan down",
+            "neighbor flush nud permanent",
             "route del 10.244.0.2/32",
             "rule del pref 87",
             // The routes through it go, too.
@@ -70,6 +75,16 @@ fn what_somebody_removes_is_back() {
             until_route("10.244.2.0/23", direct).await;
             until_route("10.244.4.0/23", tunnelled).await;
             until_route("10.244.0.2/32", |text| text.contains("src 10.89.0.10")).await;
+            for neighbour in ["10.244.0.2", "10.90.0.11"] {
+                until("the neighbour is gone", || async {
+                    let shown = Process::new("ip")
+                        .args(["neighbor", "show", neighbour])
+                        .output()
+                        .unwrap();
+                    String::from_utf8_lossy(&shown.stdout).contains("PERMANENT")
+                })
+                .await;
+            }
             until("there is no rule", || async {
                 let done = Process::new("ip")
                     .args(["rule", "show", "pref", "87"])
@@ -97,6 +112,25 @@ fn what_somebody_removes_is_back() {
             link.is_some_and(|link| link.mtu == 1350)
         })
         .await;
+        // And so do the pods, where nobody has said otherwise.
+        until("the pod has another MTU", || async {
+            sandbox.mtu("eth0").await == Some(1400)
+        })
+        .await;
+        assert_eq!(fixed.mtu("eth0").await, Some(1300));
+        let attachment = |id: &str| {
+            node.attachments()
+                .values()
+                .find(|known| known.id.container_id == id)
+                .cloned()
+        };
+        until("it is known", || async { attachment("c1").unwrap().link.mtu == 1400 }).await;
+        let host = node
+            .rtnl
+            .link(&attachment("c1").unwrap().link.host_ifname)
+            .await
+            .unwrap();
+        assert_eq!(host.unwrap().mtu, 1400);
     });
 }
 
