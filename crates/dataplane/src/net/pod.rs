@@ -17,7 +17,7 @@ use weft_model::cni::Bandwidth;
 use super::batch::{Connection, Request};
 use super::limit::Limit;
 use super::route::{self, Route};
-use super::rtnl::{self, Link};
+use super::rtnl::{self, Link, Rtnl};
 use super::{Namespace, NetError, default_of, gateway_for, removal, request, sysctl};
 use crate::aside;
 

@@ -198,10 +198,10 @@ impl Node {
         Ok(here)
     }
 
-    /// Whether there is a way off this node at all.
+    /// Whether there is a way off this node at all, as far as it is known where to look for one.
     pub(super) async fn has_uplink(&self) -> Result<bool, net::NetError> {
         let node_ips = self.ready.borrow().node_ips.clone();
-        Ok(uplink::find(&self.rtnl, &node_ips).await?.is_some())
+        Ok(node_ips.is_empty() || uplink::find(&self.rtnl, &node_ips).await?.is_some())
     }
 
     /// Takes over what an earlier agent left: the union of what was recorded and what is in the kernel, so that

@@ -1,7 +1,6 @@
 //! How this node reaches the pods of every other, and what leaves the cluster: kept in the kernel as it is wanted,
 //! whoever changes either side.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -142,13 +141,14 @@ impl Routes {
             Ok(told) => told,
             Err(error) => return warn!("{error}; packets that are too large for the way to a node may be lost"),
         };
-        let mut changed = false;
-        for (node, mtu) in told {
-            if self.here.narrow.get(&node).is_none_or(|known| mtu < *known) {
-                changed |= self.table.wanted().values().any(|hop| ends_at(hop, node));
-                self.here.narrow.insert(node, mtu);
-            }
-        }
+        let ends = |node: &IpAddr| self.table.wanted().values().any(|hop| ends_at(hop, *node));
+        let known = &self.here.narrow;
+        let news = told
+            .into_iter()
+            .filter(|(node, mtu)| known.get(node).is_none_or(|known| mtu < known));
+        let news: Vec<_> = news.filter(|(node, _)| ends(node)).collect();
+        let changed = !news.is_empty();
+        self.here.narrow.extend(news);
         if changed {
             info!(ways = ?self.here.narrow, "the way to a node takes less than the uplink: so do the routes through its tunnel");
             self.look(state).await;
