@@ -71,6 +71,7 @@ async fn take(link: PodLink, mut datapath: Datapath, times: u32) -> Result<[Vec<
             mac: link.mac.0,
             host_mac: link.host_mac.0,
             limited: false,
+            sends: None,
         };
         for ip in &link.ips {
             datapath.set_pod(*ip, entry)?;
