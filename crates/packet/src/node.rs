@@ -49,3 +49,6 @@ fn look<P: Packet, M: Maps>(
     let verdict = transit::walk(packet, maps, scratch, frame.kind, origin)?;
     Ok(verdict.unwrap_or(Verdict::Pass(Reason::ToStack)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 mod differential;
 mod isolation;
 mod limits;
+mod outside;
 mod pods;
 mod restart;
 mod sockets;
