@@ -104,6 +104,10 @@ pub(super) fn prepare_update(resource: &Resource, part: Part, old: &Value, new: 
             if resource.has_status {
                 copy(old, new, "status");
             }
+            // A Service that is no load balancer any more has none of its addresses.
+            if resource.kind == "Service" && new["spec"]["type"] != "LoadBalancer" && new["status"].is_object() {
+                new["status"]["loadBalancer"] = json!({});
+            }
             if resource.kind == "Namespace" {
                 copy(old, new, "spec");
             }

@@ -39,6 +39,12 @@ pub(super) fn service(service: &mut Value) {
     }
     if let Some(status) = make(service, "status") {
         default(status, "loadBalancer", json!({}));
+        let balancer = kind == "LoadBalancer";
+        for ingress in list_mut(status, "loadBalancer.ingress").filter(|_| balancer) {
+            if !text(ingress, "ip").is_empty() {
+                default(ingress, "ipMode", "VIP");
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Checks of objects with the API server's own kind of message.
 
+mod balancer;
 mod cluster;
 mod config;
 mod container;

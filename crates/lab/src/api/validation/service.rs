@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
+use super::balancer;
 use super::container::port_or_name;
 use super::field::{Errors, Field};
 use super::meta;
@@ -30,7 +31,8 @@ pub(super) fn validate(errors: &mut Errors, service: &Field<'_>, old: Option<&Fi
     }
     ports(errors, &spec, kind, headless);
     meta::labels(errors, &spec.at("selector"));
-    addresses(errors, &spec, kind);
+    addresses(errors, &spec);
+    balancer::validate(errors, service, old);
     affinity(errors, &spec);
     policies(errors, &spec, kind);
     if let Some(old) = old {
@@ -94,7 +96,7 @@ fn ports(errors: &mut Errors, spec: &Field<'_>, kind: &str, headless: bool) {
     }
 }
 
-fn addresses(errors: &mut Errors, spec: &Field<'_>, kind: &str) {
+fn addresses(errors: &mut Errors, spec: &Field<'_>) {
     for address in spec.at("clusterIPs").items() {
         if address.text() != "None" && !address.is_empty() {
             address.invalid_if(errors, names::ip(address.text()));
@@ -107,13 +109,6 @@ fn addresses(errors: &mut Errors, spec: &Field<'_>, kind: &str) {
     for address in spec.at("externalIPs").items() {
         let problem = names::ip(address.text()).or_else(|| names::endpoint_ip(address.text()));
         address.invalid_if(errors, problem);
-    }
-    let ranges = spec.at("loadBalancerSourceRanges");
-    if !ranges.is_empty() && kind != "LoadBalancer" {
-        ranges.forbidden(errors, "may only be used when `type` is 'LoadBalancer'");
-    }
-    for range in ranges.items() {
-        range.invalid_if(errors, names::cidr(range.text().trim()));
     }
     for family in spec.at("ipFamilies").items() {
         family.one_of(errors, &["IPv4", "IPv6"]);

@@ -300,6 +300,88 @@ fn services() {
 }
 
 #[test]
+fn load_balancers() {
+    let balancer = |spec: Value, rest: Value| {
+        let mut object = json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 1}]}});
+        for (key, value) in spec.as_object().unwrap() {
+            object["spec"][key] = value.clone();
+        }
+        for (key, value) in rest.as_object().unwrap() {
+            object[key] = value.clone();
+        }
+        object
+    };
+    let status = |ingress: Value| json!({"status": {"loadBalancer": {"ingress": [ingress]}}});
+    let ranges = |ranges: &str| json!({"metadata": {"annotations": {"service.beta.kubernetes.io/load-balancer-source-ranges": ranges}}});
+    for good in [
+        balancer(
+            json!({"loadBalancerClass": "example.com/edge"}),
+            status(json!({"ip": "192.0.2.1"})),
+        ),
+        balancer(json!({}), status(json!({"hostname": "a.example"}))),
+        balancer(json!({}), status(json!({"ip": "2001:db8::1", "ipMode": "Proxy"}))),
+        balancer(json!({}), ranges(" 10.0.0.0/8, 192.0.2.0/24 ")),
+    ] {
+        assert_eq!(create("Service", good), Vec::<String>::new());
+    }
+    for (object, want) in [
+        (
+            balancer(json!({"type": "ClusterIP"}), status(json!({"ip": "192.0.2.1"}))),
+            "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is LoadBalancer",
+        ),
+        (
+            balancer(json!({}), status(json!({"hostname": "a.example", "ipMode": "VIP"}))),
+            "status.loadBalancer.ingress[0].ipMode: Forbidden: may not be specified when `ip` is not set",
+        ),
+        (
+            balancer(json!({}), status(json!({"ip": "192.0.2.1", "ipMode": "Vip"}))),
+            "status.loadBalancer.ingress[0].ipMode: Unsupported value: \"Vip\": supported values: \"Proxy\", \"VIP\"",
+        ),
+        (
+            balancer(json!({}), status(json!({"ip": "192.0.2"}))),
+            "status.loadBalancer.ingress[0].ip: Invalid value: \"192.0.2\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        ),
+        (
+            balancer(json!({}), status(json!({"hostname": "192.0.2.1"}))),
+            "status.loadBalancer.ingress[0].hostname: Invalid value: \"192.0.2.1\": must be a DNS name, not an IP address",
+        ),
+        (
+            balancer(json!({"type": "NodePort", "loadBalancerClass": "a.b/c"}), json!({})),
+            "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+        ),
+        (
+            balancer(json!({}), ranges("10.0.0.0/8,ten")),
+            "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Invalid value: \"ten\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        ),
+        (
+            balancer(json!({"type": "NodePort"}), ranges("10.0.0.0/8")),
+            "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only be used when `type` is 'LoadBalancer'",
+        ),
+    ] {
+        assert_eq!(create("Service", object), [want]);
+    }
+    let old = balancer(
+        json!({"loadBalancerClass": "a.b/c", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30100}),
+        json!({}),
+    );
+    for (field, value, want) in [
+        (
+            "loadBalancerClass",
+            json!("a.b/d"),
+            "spec.loadBalancerClass: Invalid value: \"a.b/d\": may not change once set",
+        ),
+        (
+            "healthCheckNodePort",
+            json!(30101),
+            "spec.healthCheckNodePort: Invalid value: 30101: cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update",
+        ),
+    ] {
+        let changed = update("Service", old.clone(), |service| service["spec"][field] = value);
+        assert_eq!(changed, [want]);
+    }
+}
+
+#[test]
 fn workloads() {
     assert_eq!(create("Deployment", deployment()), Vec::<String>::new());
     let broken = |change: fn(&mut Value)| {
