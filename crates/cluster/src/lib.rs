@@ -23,7 +23,7 @@ pub use client::Client;
 pub use convert::Malformed;
 pub use custom::definitions;
 pub use error::Error;
-pub use events::{Events, PodEvent};
+pub use events::{AgentEvent, Events, PodEvent, ServiceEvent};
 pub use health::Health;
 pub use watch::{Kind, watch};
 

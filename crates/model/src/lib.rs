@@ -15,6 +15,7 @@ pub mod desired;
 pub mod endpoint;
 pub mod hostport;
 pub mod ipam;
+pub mod maglev;
 pub mod name;
 pub mod namespace;
 pub mod node;

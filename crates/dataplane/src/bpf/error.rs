@@ -83,18 +83,20 @@ pub enum Error {
         source: Box<MapError>,
     },
     /// A map is at its limit. What was there before is unchanged.
-    #[error("the eBPF map {map} is full ({capacity} entries): this node has more than this version of Weft holds")]
+    #[error(
+        "the eBPF map {map} is full ({capacity} entries), and as large as it may become: the cluster has more Services or endpoints than a node holds"
+    )]
     MapFull {
         /// The map.
         map: &'static str,
         /// How many entries it has room for.
         capacity: u32,
     },
-    /// Frontend and backend are of different families.
-    #[error("backend {backend} cannot serve frontend {frontend}: one is IPv4, the other IPv6")]
+    /// Service and backend are of different families.
+    #[error("endpoint {backend} cannot serve Service {service} here: one is IPv4, the other IPv6")]
     MixedFamilies {
-        /// The frontend's address.
-        frontend: IpAddr,
+        /// The Service.
+        service: String,
         /// The backend's address.
         backend: IpAddr,
     },

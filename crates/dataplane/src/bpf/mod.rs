@@ -5,6 +5,8 @@
 //! /sys/fs/bpf/weft/links/<hook>           a socket hook on the node's cgroup
 //! /sys/fs/bpf/weft/links/pod-<ifindex>    the hook on the host side of a pod's veth
 //! /sys/fs/bpf/weft/links/limit-<ifindex>  the one in front of it, where the pod's sending is limited
+//! /sys/fs/bpf/weft/links/in-<ifindex>     the hook for what comes by a link to the outside, and
+//! /sys/fs/bpf/weft/links/out-<ifindex>    for what leaves by it
 //! ```
 //!
 //! Pins outlive the agent, so traffic flows while it is away. The next agent swaps its own programs into the pinned
@@ -13,8 +15,10 @@
 mod datapath;
 mod error;
 mod links;
+mod node;
 mod pins;
 mod pods;
+mod range;
 mod services;
 mod sys;
 mod table;
@@ -22,6 +26,7 @@ mod table;
 pub use datapath::{Config, Counter, Datapath, Feature, Usage};
 pub use error::Error;
 pub use links::PodHooks;
+pub use node::Here;
 pub use pods::{Drops, PodLink, Rate};
 pub use weft_packet::Reason;
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::Ebpf;
-use aya::maps::{MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use weft_packet::layout::name;
 use weft_packet::{Addr, Interface, Limit, Pod, Reason};
 
-use super::table::{Raw, Table};
+use super::table::{Raw, Table, entry_size};
 use super::{Error, Result, Usage};
 
 /// How a pod is reached from its node.
@@ -75,6 +75,13 @@ pub(super) struct Pods {
     limits: Table<u32, Limit>,
     /// What `addresses` and `limits` hold.
     known: BTreeMap<Addr, PodLink>,
+}
+
+/// Maps that are to take the place of others.
+pub(super) struct Maps {
+    addresses: Table<Addr, Pod>,
+    interfaces: Interfaces,
+    limits: Table<u32, Limit>,
 }
 
 impl Pods {
@@ -195,20 +202,83 @@ impl Pods {
         Ok(drops)
     }
 
-    pub(super) fn usage(&self) -> Usage {
-        self.addresses.usage(self.known.len())
+    /// How full the maps are.
+    pub(super) fn usage(&self) -> [Usage; 3] {
+        self.usage_with(0)
+    }
+
+    /// How full they are with so many more pods.
+    pub(super) fn usage_with(&self, more: usize) -> [Usage; 3] {
+        let interfaces: BTreeSet<u32> = self.known.values().map(|link| link.ifindex).collect();
+        [
+            self.addresses.usage(self.known.len() + more),
+            self.interfaces.usage(interfaces.len() + more),
+            // At most: those that have a limit.
+            self.limits.usage(interfaces.len() + more),
+        ]
+    }
+
+    /// The maps of another object, some of them larger, filled with what ours hold.
+    pub(super) fn larger(&self, ebpf: &mut Ebpf) -> Result<Maps> {
+        let mut addresses = Table::take(ebpf, name::PODS)?;
+        addresses.follow(&self.addresses)?;
+        let mut interfaces = Interfaces::take(ebpf)?;
+        interfaces.follow(&self.interfaces)?;
+        let mut limits = Table::take(ebpf, name::LIMITS)?;
+        limits.follow(&self.limits)?;
+        Ok(Maps {
+            addresses,
+            interfaces,
+            limits,
+        })
+    }
+
+    /// Goes on with maps that hold the same.
+    pub(super) fn move_to(&mut self, maps: Maps) {
+        (self.addresses, self.interfaces, self.limits) = (maps.addresses, maps.interfaces, maps.limits);
     }
 }
 
 /// The map of interfaces: the same value for each CPU, but for what that CPU counted.
-struct Interfaces(PerCpuHashMap<MapData, u32, Raw<Interface>>);
+struct Interfaces {
+    map: PerCpuHashMap<MapData, u32, Raw<Interface>>,
+    capacity: u32,
+}
 
 impl Interfaces {
     fn take(ebpf: &mut Ebpf) -> Result<Self> {
         let map = ebpf
             .take_map(name::INTERFACES)
             .ok_or(Error::Incomplete { name: name::INTERFACES })?;
-        PerCpuHashMap::try_from(map).map(Self).map_err(failed("open"))
+        let capacity = match &map {
+            Map::PerCpuHashMap(data) => data.info().map_err(failed("open"))?.max_entries(),
+            _ => return Err(Error::Incomplete { name: name::INTERFACES }),
+        };
+        let map = PerCpuHashMap::try_from(map).map_err(failed("open"))?;
+        Ok(Self { map, capacity })
+    }
+
+    /// How full it is, with so many entries.
+    fn usage(&self, used: usize) -> Usage {
+        Usage {
+            map: name::INTERFACES,
+            used,
+            capacity: self.capacity as usize,
+            entry_size: entry_size::<u32, Interface>(),
+        }
+    }
+
+    /// Takes the place of the map before: the same, or a larger one that is filled with what that one holds. What is
+    /// counted meanwhile may be lost.
+    fn follow(&mut self, before: &Self) -> Result<()> {
+        if self.capacity == before.capacity {
+            return Ok(());
+        }
+        for entry in before.map.iter() {
+            let (ifindex, values) = entry.map_err(failed("read"))?;
+            self.map.insert(ifindex, values, 0).map_err(failed("write to"))?;
+        }
+        Ok(())
     }
 
     /// Adds an interface from which nothing came yet.
@@ -216,12 +286,12 @@ impl Interfaces {
         let cpus = aya::util::nr_cpus().map_err(|(_, e)| failed("write to")(e.into()))?;
         let values = PerCpuValues::try_from(vec![Raw(Interface::new(mac)); cpus]);
         let values = values.map_err(|e| failed("write to")(e.into()))?;
-        self.0.insert(ifindex, values, 0).map_err(failed("write to"))
+        self.map.insert(ifindex, values, 0).map_err(failed("write to"))
     }
 
     /// Removes an interface, if it is there.
     fn remove(&mut self, ifindex: u32) -> Result<()> {
-        match self.0.remove(&ifindex) {
+        match self.map.remove(&ifindex) {
             Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(failed("remove from")),
         }
@@ -229,7 +299,7 @@ impl Interfaces {
 
     /// Every interface, with what ended.
     fn drops(&self) -> Result<BTreeMap<u32, Vec<Drops>>> {
-        let all = self.0.iter().map(|entry| {
+        let all = self.map.iter().map(|entry| {
             let (ifindex, values) = entry.map_err(failed("read"))?;
             let total = |index: usize| values.iter().filter_map(|Raw(cpu)| cpu.drops.get(index)).sum();
             let counted = Reason::DROPS.into_iter().enumerate().map(|(index, reason)| Drops {

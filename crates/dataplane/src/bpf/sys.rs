@@ -1,4 +1,5 @@
-//! Links by bpf(2) itself: aya attaches by interface name and cannot swap the program of a cgroup's link.
+//! What aya has no call for, by bpf(2) itself: it attaches by interface name, cannot swap the program of a cgroup's link,
+//! and reads and writes maps entry by entry.
 #![expect(unsafe_code, reason = "bpf(2) takes addresses and gives bare descriptors")]
 
 use std::ffi::CString;
@@ -8,11 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::libc;
+use weft_packet::Plain;
 
 // Numbers of linux/bpf.h: enum bpf_cmd.
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
@@ -54,6 +58,19 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+/// `union bpf_attr` for the commands on many entries of a map.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
 }
 
 /// `union bpf_attr` for BPF_OBJ_GET_INFO_BY_FD.
@@ -187,4 +204,94 @@ fn info(link: impl AsFd) -> io::Result<LinkInfo> {
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which outlives the call.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
     Ok(info)
+}
+
+/// The number that the kernel gave the network namespace of the calling thread, and gives no other.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    // linux/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Adds or replaces entries, one after the other. After an error, those before the one that failed are written.
+/// `keys` and `values` are of the map's own sizes, and as many of one as of the other.
+pub(super) fn update_batch<K: Plain, V: Plain>(map: impl AsFd, keys: &[K], values: &[V]) -> io::Result<()> {
+    debug_assert_eq!(keys.len(), values.len());
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map_fd: map.as_fd().as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the kernel reads `count` keys and values, which the slices hold and which outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr)? };
+    Ok(())
+}
+
+/// Every entry of a hash map. What is written meanwhile may be among them or not.
+pub(super) fn lookup_all<K: Plain, V: Plain>(map: impl AsFd) -> io::Result<Vec<(K, V)>> {
+    /// How many at once. A bucket has to fit, or the kernel asks for more room.
+    const MANY: usize = 4096;
+    let map = map.as_fd();
+    let (mut found, mut room) = (vec![], MANY);
+    // The place where to go on: as large as a key where the map is no hash table, which has four bytes.
+    let (mut place, mut next) = (vec![0u64; 8], vec![0u64; 8]);
+    let mut first = true;
+    loop {
+        let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
+        let mut attr = Batch {
+            in_batch: if first { 0 } else { place.as_ptr() as u64 },
+            out_batch: next.as_mut_ptr() as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the kernel writes at most `count` keys and values, for which there is room, and the place, which is
+        // larger than any key of ours; all of it outlives the call.
+        let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let end = match &result {
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
+                room *= 2;
+                continue;
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
+            Err(_) => return result.map(|_| found),
+            Ok(_) => false,
+        };
+        let count = (attr.count as usize).min(room);
+        // SAFETY: the kernel has written so many of both, and every bit pattern is a value of theirs.
+        unsafe {
+            keys.set_len(count);
+            values.set_len(count);
+        }
+        found.extend(keys.into_iter().zip(values));
+        if end {
+            return Ok(found);
+        }
+        std::mem::swap(&mut place, &mut next);
+        first = false;
+    }
 }

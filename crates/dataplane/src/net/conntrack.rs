@@ -13,10 +13,10 @@ use weft_model::hostport::{HostPort, HostPorts};
 use super::NetError;
 use super::nft::{IPV4, IPV6};
 
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// linux/netlink.h.
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
+pub(super) const ERROR: u16 = 2;
+pub(super) const DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 /// linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE.
@@ -105,7 +105,7 @@ fn list(socket: &Socket, family: u8) -> io::Result<Vec<Entry>> {
 }
 
 /// The type and the content of each message.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
         let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
@@ -116,7 +116,7 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The error in an error message; none in an acknowledgement.
-fn code(body: &[u8]) -> Option<io::Error> {
+pub(super) fn code(body: &[u8]) -> Option<io::Error> {
     let code = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?);
     (code != 0).then(|| io::Error::from_raw_os_error(-code))
 }

@@ -26,6 +26,7 @@ pub mod routes;
 mod rtnl;
 mod rules;
 pub mod services;
+pub mod sockets;
 pub mod sysctl;
 pub mod tunnel;
 pub mod uplink;

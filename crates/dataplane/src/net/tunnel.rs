@@ -137,6 +137,11 @@ impl Config {
 /// Every name that a tunnel's link can have.
 const LINKS: [&str; 4] = ["weft-vxlan", "weft-geneve", "weft-ipip", "weft-ip6ip"];
 
+/// Whether a link of this name is our tunnel.
+pub fn is_ours(link: &str) -> bool {
+    LINKS.contains(&link)
+}
+
 /// What the tunnel needs to know about the node that it starts at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Here {

@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_dataplane::net::Watch;
-use weft_model::compile::FrontendKind;
-use weft_model::desired::{self, Step, Wanted};
 use weft_model::ipam::{Overlap, overlap};
-use weft_model::{Backend, Change, Dirty, Frontend, ObjectKey, Protocol, State, compile};
+use weft_model::{Change, Dirty, State};
 
 use super::node::Node;
+use super::outside::Outside;
 use super::routes::Routes;
+use super::services::Services;
 
 /// How often the kernel is compared with what is wanted, although it has told of no change.
 const CHECK: Duration = Duration::from_secs(30);
@@ -28,9 +28,9 @@ const BATCH: usize = 256;
 pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>) {
     let mut follower = Follower {
         state: State::new(node.name.clone()),
-        services: Wanted::default(),
+        services: Services::new(node.clone()),
         routes: Routes::new(node.clone()),
-        failed: BTreeMap::new(),
+        outside: Outside::new(node.clone()),
         overlaps: BTreeMap::new(),
         node,
     };
@@ -76,10 +76,9 @@ async fn changed(kernel: &mut Option<Watch>) {
 struct Follower {
     node: Arc<Node>,
     state: State,
-    services: Wanted<ObjectKey, Frontend, Vec<Backend>>,
+    services: Services,
     routes: Routes,
-    /// Frontends that could not be written, and why; tried again.
-    failed: BTreeMap<Frontend, String>,
+    outside: Outside,
     /// What the node's ranges share addresses with.
     overlaps: BTreeMap<Dirty, Overlap>,
 }
@@ -107,16 +106,17 @@ impl Follower {
             return;
         }
         self.overlaps(&dirty);
-        let mut nodes = vec![];
+        let (mut nodes, mut ranges) = (vec![], false);
         for key in dirty {
             match key {
-                Dirty::Service(key) => {
-                    let changed = self.services.set(&key, inside(&self.state, &key));
-                    self.write(changed);
-                }
+                Dirty::Service(key) => self.services.change(&self.state, &key),
                 Dirty::Node(name) | Dirty::NodeAddresses(name) => nodes.push(name),
-                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::ServiceCidr(_) | Dirty::Synced => {}
+                Dirty::ServiceCidr(_) => ranges = true,
+                Dirty::Pod(_) | Dirty::Pool(_) | Dirty::Synced => {}
             }
+        }
+        if ranges || !nodes.is_empty() {
+            self.outside.ranges(&self.state);
         }
         self.routes.changed(&self.state, nodes).await;
         self.note();
@@ -191,45 +191,10 @@ impl Follower {
     /// The one full pass: everything wanted against everything that is in the kernel.
     async fn first_pass(&mut self) {
         self.overlaps(&[Dirty::Node(self.node.name.clone())]);
-        let keys: Vec<ObjectKey> = self.state.services().map(|service| service.key.clone()).collect();
-        for key in keys {
-            self.services.set(&key, inside(&self.state, &key));
-        }
-        let wanted: BTreeMap<Frontend, Vec<Backend>> =
-            self.services.iter().map(|(key, value)| (*key, value.clone())).collect();
-        let actual = self.node.datapath().frontends();
-        let steps = desired::steps(&wanted, &actual);
-        info!(
-            services = self.state.services().count(),
-            frontends = wanted.len(),
-            steps = steps.len(),
-            "in sync"
-        );
-        self.write(steps);
+        self.outside.ranges(&self.state);
+        self.services.replace(&self.state);
         self.look_after().await;
         self.node.ready.send_modify(|ready| ready.synced = true);
-    }
-
-    fn write(&mut self, steps: Vec<Step<Frontend, Vec<Backend>>>) {
-        let mut datapath = self.node.datapath();
-        for step in steps {
-            let (frontend, result) = match &step {
-                Step::Put(frontend, backends) => (*frontend, datapath.set_frontend(frontend, backends)),
-                Step::Remove(frontend) => (*frontend, datapath.remove_frontend(frontend)),
-            };
-            match result {
-                Ok(()) => {
-                    self.failed.remove(&frontend);
-                }
-                Err(error) => {
-                    let why = error.to_string();
-                    if self.failed.insert(frontend, why.clone()).as_ref() != Some(&why) {
-                        let Frontend { ip, port, protocol } = frontend;
-                        warn!("service {ip} port {port}/{protocol}: {why}; it keeps what it had");
-                    }
-                }
-            }
-        }
     }
 
     /// Tries again what failed, and compares routes with the kernel's.
@@ -237,18 +202,14 @@ impl Follower {
         if !self.state.synced() {
             return;
         }
-        let again = self.failed.keys().map(|frontend| match self.services.get(frontend) {
-            Some(backends) => Step::Put(*frontend, backends.clone()),
-            None => Step::Remove(*frontend),
-        });
-        let again = again.collect();
-        self.write(again);
-        if self.failed.is_empty()
+        self.services.retry(&self.state);
+        if self.services.is_well()
             && let Err(error) = self.node.datapath().settle()
         {
             warn!("{error}; services stay with the maps of the version before until it works");
         }
         self.routes.look(&self.state).await;
+        self.outside.look(&self.state).await;
         self.note();
     }
 
@@ -262,25 +223,9 @@ impl Follower {
 
     /// What the report says about all this.
     fn note(&self) {
-        let mut progress = self.node.progress();
-        progress.services = self.state.services().count();
-        progress.frontends = self.services.len();
-        progress.backends = self.services.iter().map(|(_, backends)| backends.len()).sum();
-        progress.service_errors = self
-            .failed
-            .iter()
-            .map(|(f, why)| (format!("{}:{}/{}", f.ip, f.port, f.protocol), why.clone()))
-            .collect();
+        self.services.report(&self.state);
+        if self.node.datapath().take_released() {
+            self.node.released.notify_one();
+        }
     }
-}
-
-/// The cluster addresses of a Service with the backends of each: what the hooks at sockets can do.
-fn inside(state: &State, key: &ObjectKey) -> BTreeMap<Frontend, Vec<Backend>> {
-    let compile::Forwarding { sets, frontends, .. } = compile::service(state, key);
-    let translated = frontends
-        .into_iter()
-        .filter(|(frontend, rule)| rule.kind == FrontendKind::ClusterIp && frontend.protocol != Protocol::Sctp);
-    translated
-        .filter_map(|(frontend, rule)| Some((frontend, sets.get(&rule.inside.set)?.clone())))
-        .collect()
 }

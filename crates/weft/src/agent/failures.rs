@@ -1,8 +1,11 @@
-//! Telling a pod's owner why it has no network: an event about the pod, beside the error that the kubelet gets.
+//! Telling owners why something has no network: an event about the pod, beside the error that the kubelet gets, or
+//! about the Service.
 
 use tokio::sync::mpsc;
 use tracing::debug;
-use weft_cluster::{Client, Events, PodEvent};
+use weft_cluster::{AgentEvent, Client, Events, PodEvent, ServiceEvent};
+use weft_dataplane::bpf;
+use weft_model::ObjectKey;
 use weft_model::cni::{CniError, Request, code};
 
 use super::node::Node;
@@ -12,7 +15,7 @@ use super::pods::pod_of;
 const WAITING: usize = 256;
 
 /// Starts to write events. Whoever sends is never held up.
-pub(super) fn start(client: &Client, node: &str) -> mpsc::Sender<PodEvent> {
+pub(super) fn start(client: &Client, node: &str) -> mpsc::Sender<AgentEvent> {
     let (sender, mut receiver) = mpsc::channel(WAITING);
     let events = Events::new(client, node);
     tokio::spawn(async move {
@@ -39,8 +42,25 @@ impl Node {
             action: "AddToNetwork",
             note: format!("{}: {}", error.msg, error.details),
         };
-        if self.events.try_send(event).is_err() {
+        if self.events.try_send(event.into()).is_err() {
             debug!("an event about a failed ADD is dropped: too many wait to be written");
+        }
+    }
+
+    /// Tells a Service what of it is not in force on this node.
+    pub(super) fn tell_service(&self, service: &ObjectKey, error: &bpf::Error) {
+        let reason = match error {
+            bpf::Error::MapFull { .. } => "DoesNotFit",
+            _ => "ServiceFailed",
+        };
+        let event = ServiceEvent {
+            service: service.clone(),
+            reason,
+            action: "ForwardTraffic",
+            note: format!("node {}: {error}; there it keeps what it had", self.name),
+        };
+        if self.events.try_send(event.into()).is_err() {
+            debug!("an event about a Service is dropped: too many wait to be written");
         }
     }
 }

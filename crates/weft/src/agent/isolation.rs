@@ -103,7 +103,7 @@ fn tell(node: &Node, attachment: &Attachment, reason: Reason, count: u64) {
             node.name
         ),
     };
-    if node.events.try_send(event).is_err() {
+    if node.events.try_send(event.into()).is_err() {
         debug!("an event about a pod's traffic is dropped: too many wait to be written");
     }
 }

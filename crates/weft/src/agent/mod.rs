@@ -1,7 +1,7 @@
 //! The node agent: wires watch, compilation, dataplane and the CNI socket. Decides nothing itself.
 //!
 //! ```text
-//! API server -> cluster::watch -> State -> compile -> Wanted -> datapath, routes      (cluster.rs)
+//! API server -> cluster::watch -> State -> compile -> datapath, routes      (cluster.rs, services.rs, routes.rs)
 //! runtime -> weft-cni -> socket (server.rs) -> pods.rs -> addresses, link, datapath   -> attachments.rs
 //! everything -> report.rs -> NodeNetwork
 //! ```
@@ -21,10 +21,13 @@ mod isolation;
 mod known;
 mod leaks;
 mod node;
+mod outside;
 mod pods;
+mod released;
 mod report;
 mod routes;
 mod server;
+mod services;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -87,6 +90,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let datapath = bpf::Datapath::open(bpf::Config {
         cgroup: args.cgroup.clone().unwrap_or_else(find_cgroup),
         pin_dir: args.bpf_dir.join("weft"),
+        map_memory: bpf::Config::MAP_MEMORY,
     })?;
     weft_dataplane::net::sysctl::enable_forwarding()?;
     let mut node = Node::open(&args.node_name, &args.state_dir, datapath)?;
@@ -107,6 +111,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     tokio::spawn(leaks::watch(node.clone()));
     tokio::spawn(addresses::demand::run(node.clone(), client.clone()));
     tokio::spawn(isolation::watch(node.clone()));
+    tokio::spawn(released::watch(node.clone()));
     tokio::spawn(server::run(node.clone(), listener.socket));
     tokio::spawn(conflist::install_when_ready(
         node.clone(),

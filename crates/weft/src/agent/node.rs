@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::warn;
-use weft_cluster::PodEvent;
+use weft_cluster::AgentEvent;
 use weft_dataplane::aside;
 use weft_dataplane::bpf::{self, Datapath, PodHooks};
 use weft_dataplane::net::tunnel::Here;
@@ -74,8 +74,8 @@ pub(super) struct Node {
     pub(super) settings: Settings,
     /// The API server, for single questions.
     pub(super) api: Box<dyn Api>,
-    /// Events about pods, to be written.
-    pub(super) events: mpsc::Sender<PodEvent>,
+    /// Events, to be written.
+    pub(super) events: mpsc::Sender<AgentEvent>,
     datapath: Mutex<Datapath>,
     hooks: PodHooks,
     /// Told whenever there may be more of a pool for this node's pods.
@@ -84,6 +84,8 @@ pub(super) struct Node {
     pub(super) moved: Notify,
     /// How this node is reached, once that has been looked at.
     seen: Mutex<Option<Here>>,
+    /// Told when endpoints have gone that UDP sockets may be connected to.
+    pub(super) released: Notify,
     /// Told whenever this node may want more or less of the pools.
     pub(super) demand: Notify,
     ipam: Mutex<Ipam>,
@@ -120,6 +122,7 @@ impl Node {
             granted: watch::Sender::default(),
             moved: Notify::new(),
             seen: Mutex::default(),
+            released: Notify::new(),
             demand: Notify::new(),
             ipam: Mutex::new(Ipam::new(name)),
             pools: Mutex::default(),

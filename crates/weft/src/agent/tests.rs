@@ -37,6 +37,7 @@ impl Place {
         let config = bpf::Config {
             cgroup: self.cgroup.clone(),
             pin_dir: self.dir.join("bpf/weft"),
+            map_memory: bpf::Config::MAP_MEMORY,
         };
         bpf::Datapath::open(config).unwrap()
     }

@@ -11,8 +11,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use weft_dataplane::bpf::{self, Config, Datapath};
 use weft_dataplane::net::{Namespace, PodLink, name, pod};
-use weft_model::Protocol;
-use weft_model::compile::{Backend, Frontend};
+use weft_model::compile;
+use weft_model::compile::{Backend, Choice, Frontend, FrontendKind, Rule, SetKey, Source, Step, WhenEmpty};
+use weft_model::{ObjectKey, Protocol};
 
 use super::cgroup::{Home, Threads};
 use super::load::Pair;
@@ -62,7 +63,7 @@ pub(super) fn subject(home: &Home, target: Target) -> Result<Subject> {
                     ip: IpAddr::V4(*endpoint.ip()),
                     port: endpoint.port(),
                 };
-                datapath.set_frontend(&frontend(number), &[backend])?;
+                datapath.apply_service(&service(number, backend))?;
             }
             SocketAddr::new(rules::service_ip(count - 1).into(), rules::PORT)
         }
@@ -87,12 +88,33 @@ pub(super) fn subject(home: &Home, target: Target) -> Result<Subject> {
     })
 }
 
-fn frontend(number: u32) -> Frontend {
-    Frontend {
+/// The steps for a service with one endpoint.
+fn service(number: u32, backend: Backend) -> [Step; 2] {
+    let set = SetKey {
+        service: Arc::new(ObjectKey::new("bench", number.to_string())),
+        port: rules::PORT,
+        protocol: Protocol::Tcp,
+        ipv6: false,
+        choice: Choice::Cluster,
+    };
+    let frontend = Frontend {
         ip: rules::service_ip(number).into(),
         port: rules::PORT,
         protocol: Protocol::Tcp,
-    }
+    };
+    let target = |source| compile::Target {
+        set: set.clone(),
+        when_empty: WhenEmpty::Refuse,
+        source,
+    };
+    let rule = Rule {
+        inside: target(Source::Keep),
+        outside: target(Source::Masquerade),
+        affinity: None,
+        source_ranges: None,
+        kind: FrontendKind::ClusterIp,
+    };
+    [Step::Set(set, vec![backend]), Step::Put(frontend, rule)]
 }
 
 /// Weft's programs for one node, and the cgroup whose sockets they see.
@@ -103,6 +125,7 @@ pub(super) fn datapath(home: &Home) -> Result<(Datapath, Arc<Threads>)> {
     let datapath = Datapath::open(Config {
         cgroup: cgroup.path().to_owned(),
         pin_dir: Path::new(BPFFS).join(&label),
+        map_memory: Config::MAP_MEMORY,
     })?;
     Ok((datapath, cgroup))
 }

@@ -213,7 +213,7 @@ struct Kernel {
 impl Kernel {
     fn load(maps: &std::path::Path) -> Self {
         std::fs::create_dir(maps).unwrap();
-        let mut ebpf = load(maps).unwrap();
+        let mut ebpf = load(maps, &[]).unwrap();
         let mut table: KernelMap<_, Raw<Addr>, Raw<Pod>> = ebpf.map_mut(name::PODS).unwrap().try_into().unwrap();
         for (addr, pod) in pods() {
             table.insert(Raw(addr), Raw(pod), 0).unwrap();

@@ -111,7 +111,7 @@ impl Node {
         }
         let (client, other) = (Host::new(5, 1500), Host::new(6, mtu));
         let pod = Pod::new(1, &mut datapath);
-        let mut ebpf = load(&world.config().pin_dir.join("maps")).unwrap();
+        let mut ebpf = load(&world.config().pin_dir.join("maps"), &[]).unwrap();
         let mut links = vec![];
         for (program, hook) in [("from_outside", 46), ("to_outside", 47)] {
             let program: &mut SchedClassifier = ebpf.program_mut(program).unwrap().try_into().unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use weft_packet::Reason;
 
 use super::sockets::{count, serve_tcp};
-use super::world::{backend, backend_at, run, tcp, udp};
+use super::world::{OneFrontend as _, backend, backend_at, run, tcp, udp};
 use crate::bpf::{Config, Datapath, Error, PodLink};
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use weft_model::compile::Backend;
 use weft_packet::Reason;
 
-use super::world::{backend, backend_at, run, tcp, udp};
-use crate::bpf::{Datapath, Error};
+use super::world::{OneFrontend as _, backend, backend_at, run, tcp, udp};
+use crate::bpf::{Config, Datapath, Error};
 
 /// A server that answers each connection with its own address.
 pub(super) fn serve_tcp(address: &str) -> SocketAddr {
@@ -213,7 +213,11 @@ fn connections_spread_over_the_backends_that_there_are() {
 #[test]
 fn what_cannot_be_is_refused_whole() {
     run(module_path!(), "what_cannot_be_is_refused_whole", |world| {
-        let mut datapath = world.open();
+        let config = Config {
+            map_memory: 0,
+            ..world.config()
+        };
+        let mut datapath = Datapath::open(config).unwrap();
         let frontend = tcp("10.96.0.1", 80);
         let mixed = datapath.set_frontend(&frontend, &[backend_at("fd00::1", 80)]);
         assert!(matches!(mixed, Err(Error::MixedFamilies { .. })));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::pods::Pod;
 use super::sockets::serve_tcp;
-use super::world::{World, backend, run, tcp};
+use super::world::{OneFrontend as _, World, backend, run, tcp};
 use crate::bpf::{Datapath, PodLink};
 use weft_model::compile::{Backend, Frontend};
 use weft_packet::layout::Family;

@@ -10,10 +10,10 @@ use std::{env, fs};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use weft_model::Protocol;
-use weft_model::compile::{Backend, Frontend};
+use weft_model::compile::{Backend, Choice, Frontend, FrontendKind, Rule, SetKey, Source, Step, Target, WhenEmpty};
+use weft_model::{ObjectKey, Protocol};
 
-use crate::bpf::{Config, Datapath};
+use crate::bpf::{Config, Datapath, Result};
 
 const CGROUP: &str = "WEFT_TEST_CGROUP";
 
@@ -86,6 +86,7 @@ impl World {
         Config {
             cgroup: self.cgroup.clone(),
             pin_dir: self.bpffs.join("weft"),
+            map_memory: Config::MAP_MEMORY,
         }
     }
 
@@ -164,6 +165,57 @@ pub(in crate::bpf) fn udp(ip: &str, port: u16) -> Frontend {
     Frontend {
         protocol: Protocol::Udp,
         ..tcp(ip, port)
+    }
+}
+
+/// The name of the set of a Service that has this one frontend.
+pub(in crate::bpf) fn set_of(frontend: &Frontend) -> SetKey {
+    SetKey {
+        service: ObjectKey::new("test", frontend.to_string()).into(),
+        port: frontend.port,
+        protocol: frontend.protocol,
+        ipv6: frontend.ip.is_ipv6(),
+        choice: Choice::Cluster,
+    }
+}
+
+/// What a Service says that has this one frontend, of this kind.
+pub(in crate::bpf) fn rule(frontend: &Frontend, kind: FrontendKind) -> Rule {
+    let target = |source| Target {
+        set: set_of(frontend),
+        when_empty: WhenEmpty::Refuse,
+        source,
+    };
+    Rule {
+        inside: target(Source::Keep),
+        outside: target(Source::Masquerade),
+        affinity: None,
+        source_ranges: None,
+        kind,
+    }
+}
+
+/// The steps for a Service that has this one frontend.
+pub(in crate::bpf) fn steps(frontend: &Frontend, kind: FrontendKind, backends: &[Backend]) -> Vec<Step> {
+    vec![
+        Step::Set(set_of(frontend), backends.to_vec()),
+        Step::Put(*frontend, rule(frontend, kind)),
+    ]
+}
+
+/// Services of one cluster address.
+pub(in crate::bpf) trait OneFrontend {
+    fn set_frontend(&mut self, frontend: &Frontend, backends: &[Backend]) -> Result<()>;
+    fn remove_frontend(&mut self, frontend: &Frontend) -> Result<()>;
+}
+
+impl OneFrontend for Datapath {
+    fn set_frontend(&mut self, frontend: &Frontend, backends: &[Backend]) -> Result<()> {
+        self.apply_service(&steps(frontend, FrontendKind::ClusterIp, backends))
+    }
+
+    fn remove_frontend(&mut self, frontend: &Frontend) -> Result<()> {
+        self.apply_service(&[Step::Remove(*frontend), Step::Forget(set_of(frontend))])
     }
 }
 
