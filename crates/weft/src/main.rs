@@ -13,6 +13,7 @@ mod bench;
 mod controller;
 mod dns;
 mod lab;
+mod migrate;
 mod status;
 mod stop;
 
@@ -53,6 +54,8 @@ enum Command {
     Lab(lab::Args),
     /// Is every layer healthy on every node, and if not, what to do.
     Status(status::Args),
+    /// Take away what another network left on this node.
+    Migrate(migrate::Args),
     /// Measure this network beside its peers and the physical limit.
     Bench(bench::Args),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Dns(args) => dns::run(args),
         Command::Lab(args) => lab::run(args),
         Command::Status(args) => status::run(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Bench(args) => bench::run(args),
     };
     match result {

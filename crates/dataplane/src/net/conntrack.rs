@@ -29,43 +29,47 @@ const BY_PROTOCOL: u32 = 1 << 3;
 /// Forgets what clients sent to these ports by UDP: what leads to these pods, and what led to the node itself.
 /// Returns how many it were.
 pub fn forget(ports: &HostPorts) -> Result<usize, NetError> {
-    let failed = |source| NetError::Kernel {
-        what: "forget the tracked connections of a UDP host port".to_owned(),
-        source,
-    };
     let udp = |v4: bool| move |port: &&HostPort| port.protocol == Protocol::Udp && port.ip.is_ipv4() == v4;
-    let mut count = 0;
-    for (family, v4) in [(IPV4, true), (IPV6, false)] {
-        if ports.keys().any(|port| udp(v4)(&port)) {
-            count += forget_family(ports, family).map_err(failed)?;
-        }
-    }
-    Ok(count)
+    let families = [true, false].into_iter().filter(|v4| ports.keys().any(|port| udp(*v4)(&port)));
+    forget_flows(families, |flow| flow.is_of(ports))
 }
 
-fn forget_family(ports: &HostPorts, family: u8) -> io::Result<usize> {
+/// Forgets the flows of UDP that are so, of these families (true: IPv4). Returns how many it were.
+pub(super) fn forget_flows(
+    families: impl IntoIterator<Item = bool>,
+    is_stale: impl Fn(&Flow) -> bool,
+) -> Result<usize, NetError> {
+    let families = families.into_iter().map(|v4| if v4 { IPV4 } else { IPV6 });
+    let counts = families.map(|family| forget_family(family, &is_stale));
+    counts.sum::<io::Result<usize>>().map_err(|source| NetError::Kernel {
+        what: "forget tracked flows of UDP".to_owned(),
+        source,
+    })
+}
+
+fn forget_family(family: u8, is_stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
-    let stale = list(&socket, family)?.into_iter().filter(|entry| entry.is_of(ports));
+    let stale = list(&socket, family)?.into_iter().filter(is_stale);
     let mut count = 0;
-    for entry in stale {
-        count += usize::from(delete(&socket, family, &entry.raw)?);
+    for flow in stale {
+        count += usize::from(delete(&socket, family, &flow.raw)?);
     }
     Ok(count)
 }
 
 /// A tracked connection: who sent what where, and who answers.
-struct Entry {
-    to: SocketAddr,
+pub(super) struct Flow {
+    pub(super) to: SocketAddr,
     from: SocketAddr,
-    answer_from: SocketAddr,
+    pub(super) answer_from: SocketAddr,
     answer_to: SocketAddr,
     /// The first two as the kernel wrote them: by this it finds the entry.
     raw: Vec<u8>,
 }
 
-impl Entry {
+impl Flow {
     fn is_of(&self, ports: &HostPorts) -> bool {
         let untranslated = self.answer_from == self.to && self.answer_to == self.from;
         let hit = |(port, pod): (&HostPort, &SocketAddr)| {
@@ -79,7 +83,7 @@ impl Entry {
 }
 
 /// All of UDP.
-fn list(socket: &Socket, family: u8) -> io::Result<Vec<Entry>> {
+fn list(socket: &Socket, family: u8) -> io::Result<Vec<Flow>> {
     let mut message = Chained::new(1);
     let header = Nfgenmsg {
         nfgen_family: family,
@@ -121,13 +125,13 @@ pub(super) fn code(body: &[u8]) -> Option<io::Error> {
     (code != 0).then(|| io::Error::from_raw_os_error(-code))
 }
 
-fn parse(body: &[u8]) -> Option<Entry> {
+fn parse(body: &[u8]) -> Option<Flow> {
     let (_, attributes) = OpGetDump::decode_reply(body);
     let there = attributes.get_tuple_orig().ok()?;
     let back = attributes.get_tuple_reply().ok()?;
     let (from, to) = ends(&there)?;
     let (answer_from, answer_to) = ends(&back)?;
-    Some(Entry {
+    Some(Flow {
         to,
         from,
         answer_from,

@@ -13,6 +13,7 @@ mod batch;
 pub mod conntrack;
 mod error;
 pub mod hostport;
+pub mod kube_proxy;
 pub mod limit;
 pub mod masquerade;
 pub mod name;

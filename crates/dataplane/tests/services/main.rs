@@ -259,32 +259,96 @@ fn a_refused_change_changes_nothing_and_others_tables_are_left_alone() {
     world.nft("add chain inet foreign c { type filter hook input priority 0; }");
     let web = Service::new("web", "10.96.0.10", &[A[0]]);
     let table = world.agent(std::slice::from_ref(&web));
-    // Somebody took an element away: what changes it is refused as a whole.
-    world.nft("delete element inet weft-services backends4 { 0:1 . 0x0 }");
-    let mut other = Service::new("other", "10.96.0.11", &[B[0]]);
-    let steps = [
-        other.steps(),
-        Service {
-            all: vec![B[0]],
-            ..web.clone()
-        }
-        .sets(),
-    ]
-    .concat();
-    let (mut table, result) = world.apply(table, steps);
-    assert!(result.unwrap_err().is_missing());
+    // No API server lets an endpoint be of another family. All of what comes with it is refused.
+    let bad = Service::new("bad", "10.96.0.11", &[A[0], B[1]]);
+    let moved = Service {
+        all: vec![B[0]],
+        ..web.clone()
+    };
+    let (table, result) = world.apply(table, [moved.sets(), bad.steps()].concat());
+    result.unwrap_err();
     assert!(silent(&world.outside, "10.96.0.11:80"));
-    // Written anew, all that was known before is there, and the next change works.
-    table = world.node.run(move || {
-        table.write_all().unwrap();
-        table
-    });
     assert_eq!(ask(&world.outside, "10.96.0.10:80"), Ok("a 10.89.0.10".into()));
-    other.all = vec![A[0]];
-    world.apply(table, other.steps()).1.unwrap();
-    assert_eq!(ask(&world.outside, "10.96.0.11:80"), Ok("a 10.89.0.10".into()));
+    // At the start of an agent, too; the others are well.
+    let all = vec![bad.steps(), web.steps()];
+    let answers = world.node.run(move || {
+        drop(table);
+        services::Services::open().unwrap().replace(&all)
+    });
+    assert!(answers[0].is_err() && answers[1].is_ok());
+    assert_eq!(ask(&world.outside, "10.96.0.10:80"), Ok("a 10.89.0.10".into()));
+    assert!(world.node.run(|| services::is_there().unwrap()));
     world.node.run(|| services::remove().unwrap());
     assert_eq!(world.nft("list tables"), "table inet foreign\n");
+}
+
+#[test]
+fn what_somebody_else_takes_away_comes_back() {
+    let world = World::new();
+    let mut web = Service::new("web", "10.96.0.10", &[A[0]]);
+    let mut table = world.agent(std::slice::from_ref(&web));
+    for damage in ["flush ruleset", "flush table inet weft-services", "flush chain inet weft-services inside4"] {
+        world.nft(damage);
+        table = world.node.run(move || {
+            table.look().unwrap();
+            table
+        });
+        assert_eq!(ask(&world.outside, "10.96.0.10:80"), Ok("a 10.89.0.10".into()), "{damage}");
+    }
+    // An element that a change needs.
+    world.nft("flush map inet weft-services backends4");
+    web.all = vec![B[0]];
+    world.apply(table, web.sets()).1.unwrap();
+    assert_eq!(ask(&world.outside, "10.96.0.10:80"), Ok("b 10.89.0.10".into()));
+}
+
+/// A client that never changes its port, as a resolver's or a game's, leaves an endpoint that has gone at once.
+#[test]
+fn datagrams_leave_endpoints_that_have_gone() {
+    let world = World::new();
+    let mut dns = Service::new("dns", "10.96.0.10", &[A[0]]);
+    dns.at.push(("30053", NodePort));
+    dns.protocol = Protocol::Udp;
+    let mut table = world.agent(std::slice::from_ref(&dns));
+    // Another's, to a port of the same number.
+    serve_elsewhere(&world);
+    let addresses = ["10.96.0.10:80", "10.89.0.10:30053", "10.89.0.10:8081"];
+    let clients = world.outside.run(|| [(); 3].map(|()| UdpSocket::bind("10.89.0.99:0").unwrap()));
+    let ask = |which: usize| say(&clients[which], addresses[which].parse().unwrap(), 1);
+    let flows = || {
+        let listed = world.node.run(|| std::fs::read_to_string("/proc/net/nf_conntrack").unwrap_or_default());
+        listed.lines().count()
+    };
+    assert!((0..3).all(|which| ask(which).is_ok()));
+    let before = flows();
+    for (backends, answer) in [(vec![B[0]], Ok("b")), (vec![], Err(ErrorKind::ConnectionRefused)), (vec![A[0]], Ok("a"))] {
+        dns.all = backends;
+        let (after, result) = world.apply(table, dns.sets());
+        result.unwrap();
+        table = after;
+        for which in [0, 1] {
+            let found = ask(which);
+            assert_eq!(found.as_deref().map(|said| &said[..1]).map_err(|kind| *kind), answer);
+        }
+    }
+    assert!(ask(2).is_ok() && flows() <= before);
+    // The Service goes: nobody translates any more.
+    let (_, result) = world.apply(table, dns.gone());
+    result.unwrap();
+    clients[0].set_nonblocking(true).unwrap();
+    clients[0].send(b"?").unwrap();
+    assert!(world.refusals()["dropped: no service has the address"] > 0);
+}
+
+/// A server of the node itself.
+fn serve_elsewhere(world: &World) {
+    let socket = world.node.run(|| UdpSocket::bind("10.89.0.10:8081").unwrap());
+    std::thread::spawn(move || {
+        let mut said = [0; 16];
+        while let Ok((_, from)) = socket.recv_from(&mut said) {
+            drop(socket.send_to(b"node", from));
+        }
+    });
 }
 
 #[test]

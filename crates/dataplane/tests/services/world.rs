@@ -156,7 +156,7 @@ fn answer(stream: &mut TcpStream, name: &str) {
     let Ok(peer) = stream.peer_addr() else { return };
     let mut said = [0; 1];
     while let Ok(1) = stream.read(&mut said) {
-        if write!(stream, "{name} {}\n", peer.ip().to_canonical()).is_err() {
+        if writeln!(stream, "{name} {}", peer.ip().to_canonical()).is_err() {
             return;
         }
     }

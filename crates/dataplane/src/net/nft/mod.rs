@@ -13,7 +13,7 @@ use super::NetError;
 pub(super) use element::{Element, Value, comment};
 pub(super) use expr::{COUNTER, Expr, INVALID, NEW, REGISTER};
 pub(super) use interval::{Interval, intervals};
-pub(super) use socket::{chains, comments, contents, counters, generation, has_element};
+pub(super) use socket::{chains, comments, contents, counters, generation, has_element, has_table};
 
 /// linux/netfilter.h: nfproto, of tables for both families.
 pub(super) const INET: u8 = 1;
@@ -117,6 +117,8 @@ pub(super) struct Set<'a> {
 /// A transaction in the making, for tables of the inet family.
 pub(super) struct Batch {
     messages: Chained<'static>,
+    /// How many messages have been asked for, the first and the last included.
+    count: usize,
     /// What every message begins with.
     pub(super) header: Nfgenmsg,
 }
@@ -126,6 +128,7 @@ impl Batch {
     pub(super) fn new() -> Self {
         let mut batch = Self {
             messages: Chained::new(1),
+            count: 1,
             header: Nfgenmsg {
                 nfgen_family: INET,
                 ..Nfgenmsg::new()
@@ -146,7 +149,13 @@ impl Batch {
 
     /// A further message.
     pub(super) fn request(&mut self) -> Request<'_> {
+        self.count += 1;
         self.messages.request()
+    }
+
+    /// How many messages it consists of.
+    pub(super) fn messages(&self) -> usize {
+        self.count + 1
     }
 
     /// Takes a table away, where it is there.

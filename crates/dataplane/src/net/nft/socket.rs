@@ -58,13 +58,7 @@ pub(in crate::net) fn has_element(table: &CStr, set: &CStr, key: &[u8]) -> io::R
     let item = list.nested_elem().nested_key().push_value(key).end_nested();
     drop(item.end_nested().end_nested());
     drop(request);
-    let socket = exchange(&message.finalize().into_chained().into_buf())?;
-    let (answer, _) = socket.recv_from_full()?;
-    match failure(&answer).map(|code| io::Error::from_raw_os_error(-code)) {
-        None => Ok(true),
-        Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Some(error) => Err(error),
-    }
+    is_there(&message.finalize().into_chained().into_buf())
 }
 
 /// What the kernel says about a chain's rules and the elements of sets, in an inet table: the same bytes as long as
@@ -91,6 +85,30 @@ pub(in crate::net) fn contents(table: &CStr, chain: &CStr, sets: &[&CStr]) -> io
         }
     }
     Ok(Some(found))
+}
+
+/// Whether there is a table of this family (nfproto) and name.
+pub(in crate::net) fn has_table(family: u8, table: &CStr) -> io::Result<bool> {
+    let mut message = Chained::new(1);
+    let header = Nfgenmsg {
+        nfgen_family: family,
+        ..Nfgenmsg::new()
+    };
+    let mut request = message.request().op_gettable_do(&header);
+    request.encode().push_name(table);
+    drop(request);
+    is_there(&message.finalize().into_chained().into_buf())
+}
+
+/// Whether the kernel answers, and not that there is no such thing.
+fn is_there(question: &[u8]) -> io::Result<bool> {
+    let socket = exchange(question)?;
+    let (answer, _) = socket.recv_from_full()?;
+    match failure(&answer).map(|code| io::Error::from_raw_os_error(-code)) {
+        None => Ok(true),
+        Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Some(error) => Err(error),
+    }
 }
 
 /// Names of all chains of an inet table; none where there is no such table.

@@ -31,9 +31,13 @@ mod counters;
 mod elements;
 mod names;
 mod rules;
+mod stale;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::CStr;
+use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -59,6 +63,8 @@ pub struct Services {
     /// Numbers that an earlier agent gave, by the names of the sets.
     earlier: HashMap<String, u32>,
     next_number: u32,
+    /// Where everything has been written: how the kernel said the rules right after, and its transaction then.
+    written: Option<(u32, Vec<u8>)>,
 }
 
 /// What a change replaced, to have it back where the kernel refuses the change.
@@ -76,13 +82,17 @@ struct Contents {
     live: BTreeMap<IpAddr, usize>,
 }
 
+/// A transaction, and what it leads from and to.
+struct Change {
+    batch: Batch,
+    old: Contents,
+    new: Contents,
+}
+
 impl Services {
     /// Knows of no Service; what an earlier agent left in the kernel stays in force until [`Services::replace`].
     pub fn open() -> Result<Self, NetError> {
-        let earlier = nft::comments(TABLE, names::SIZES).map_err(|source| NetError::Kernel {
-            what: "read the nftables rules for services".to_owned(),
-            source,
-        })?;
+        let earlier = nft::comments(TABLE, names::SIZES).map_err(cannot_look)?;
         let number = |(key, name): (Vec<u8>, String)| Some((name, u32::from_ne_bytes(key.try_into().ok()?)));
         let earlier: HashMap<String, u32> = earlier.into_iter().filter_map(number).collect();
         Ok(Self {
@@ -92,11 +102,36 @@ impl Services {
         })
     }
 
-    /// Takes these steps in one transaction: all of them are in force, or nothing has changed.
+    /// Takes these steps in one transaction: all of them are in force, or nothing has changed. Where somebody else has
+    /// changed the table, all of it is written anew.
     pub fn apply(&mut self, steps: &[Step]) -> Result<(), NetError> {
+        match self.try_apply(steps) {
+            Err(error) if error.is_missing() || error.errno() == Some(nix::libc::EEXIST) => {
+                self.write_all()?;
+                self.try_apply(steps)
+            }
+            result => result,
+        }
+    }
+
+    fn try_apply(&mut self, steps: &[Step]) -> Result<(), NetError> {
         let before = self.take_in(steps);
+        let Change { batch, old, new } = self.change(&before);
+        tracing::debug!(messages = batch.messages(), "services change");
+        if let Err(error) = batch.commit("change the nftables rules for services") {
+            self.take_back(before);
+            return Err(error);
+        }
+        count(&mut self.picks, &old.picks, &new.picks);
+        count(&mut self.live, &old.live, &new.live);
+        self.forget_flows_since(&before);
+        Ok(())
+    }
+
+    /// The transaction that follows from what has been noted, given what was known before.
+    fn change(&self, before: &Before) -> Change {
         let old = before.contents();
-        let new = self.contents_of(&before);
+        let new = self.contents_of(before);
         let mut batch = Batch::new();
         for pick in new.picks.keys().filter(|pick| !self.picks.contains_key(pick)) {
             rules::write_pick(&mut batch, pick);
@@ -106,23 +141,12 @@ impl Services {
         put(&mut batch, gone, Batch::delete_elements);
         let come = new.elements.difference(&old.elements).chain(&live);
         put(&mut batch, come, Batch::add_elements);
-        let counts = |pick: &Pick| (self.picks.get(pick).copied().unwrap_or_default(), old.picks.get(pick));
-        let unneeded = old.picks.keys().filter(|pick| {
-            let (now, gone) = counts(pick);
-            !new.picks.contains_key(pick) && gone == Some(&now)
-        });
-        unneeded.for_each(|pick| rules::delete_pick(&mut batch, pick));
-        match batch.commit("change the nftables rules for services") {
-            Ok(()) => {
-                count(&mut self.picks, &old.picks, &new.picks);
-                count(&mut self.live, &old.live, &new.live);
-                Ok(())
-            }
-            Err(error) => {
-                self.take_back(before);
-                Err(error)
+        for (pick, gone) in &old.picks {
+            if !new.picks.contains_key(pick) && self.picks.get(pick) == Some(gone) {
+                rules::delete_pick(&mut batch, pick);
             }
         }
+        Change { batch, old, new }
     }
 
     /// Makes the table hold this and nothing else, whatever was there, in one transaction: no packet meets a state in
@@ -134,6 +158,7 @@ impl Services {
             self.take_in(steps);
         }
         if self.write_all().is_ok() {
+            self.forget_all_stale_flows();
             return all.iter().map(|_| Ok(())).collect();
         }
         self.sets.clear();
@@ -171,7 +196,27 @@ impl Services {
         self.write(&contents, false).or_else(|_| self.write(&contents, true))?;
         (self.picks, self.live) = (contents.picks, contents.live);
         self.earlier.clear();
+        let seen = nft::generation().and_then(|generation| Ok((generation, rules::listed()?)));
+        self.written = Some(seen.map_err(cannot_look)?);
         Ok(())
+    }
+
+    /// Writes the table anew where somebody has flushed or deleted it. Costs one short question as long as nobody
+    /// changes any rules. An element that somebody else takes away is noticed only when it is to change.
+    pub fn look(&mut self) -> Result<(), NetError> {
+        let Some((generation, rules)) = &mut self.written else {
+            return Ok(());
+        };
+        let now = nft::generation().map_err(cannot_look)?;
+        if now == *generation {
+            return Ok(());
+        }
+        if rules::listed().map_err(cannot_look)? == *rules {
+            *generation = now;
+            return Ok(());
+        }
+        tracing::warn!("somebody has changed the nftables rules for services: writing them again");
+        self.write_all()
     }
 
     fn write(&self, contents: &Contents, anew: bool) -> Result<(), NetError> {
@@ -338,6 +383,10 @@ impl Services {
 }
 
 impl Before {
+    fn had(&self, frontend: &Frontend) -> bool {
+        self.frontends.get(frontend).is_some_and(Option::is_some)
+    }
+
     fn contents(&self) -> Contents {
         let mut contents = Contents::default();
         for (key, slots) in &self.sets {
@@ -364,6 +413,18 @@ impl Contents {
             *self.live.entry(frontend.ip).or_default() += 1;
         }
     }
+}
+
+fn cannot_look(source: io::Error) -> NetError {
+    NetError::Kernel {
+        what: "read the nftables rules for services".to_owned(),
+        source,
+    }
+}
+
+/// Whether an agent has left its rules here.
+pub fn is_there() -> Result<bool, NetError> {
+    nft::has_table(nft::INET, TABLE).map_err(cannot_look)
 }
 
 /// Takes the table away: Services are no longer translated here.

@@ -1,6 +1,7 @@
 //! The rules, which never change, and the chains that pick a backend, of which there is one for each number of backends.
 
 use std::ffi::CStr;
+use std::io;
 
 use netlink_bindings::nftables::{MetaKeys, SetFlags};
 
@@ -183,6 +184,12 @@ pub(super) fn constant_chains() -> Vec<&'static CStr> {
     chains.extend(REFUSALS.map(|(chain, _)| chain));
     chains.extend(FAMILIES.iter().flat_map(|family| &family.views).map(|view| view.chain));
     chains
+}
+
+/// What the kernel says about the constant chains' rules: the same bytes as long as nobody changes them.
+pub(super) fn listed() -> io::Result<Vec<u8>> {
+    let listed = constant_chains().into_iter().map(|chain| nft::contents(TABLE, chain, &[]));
+    Ok(listed.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().flatten().collect())
 }
 
 /// Adds the constant chains, where they are not there, and makes their rules anew. Sets and counters have to be there.
