@@ -52,7 +52,11 @@ COMMIT
 
 fn run(tool: &str, args: &[&str], input: &str) -> (bool, String) {
     let mut command = Command::new(tool);
-    let child = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let done = child.wait_with_output().unwrap();
@@ -87,15 +91,32 @@ fn chains_of_both_variants_of_iptables_go() {
             }
         }
         let found = migrate().await;
-        let after: Vec<String> = before.iter().map(|variant| run(&format!("{variant}-save"), &[], "").1).collect();
+        let after: Vec<String> = before
+            .iter()
+            .map(|variant| run(&format!("{variant}-save"), &[], "").1)
+            .collect();
         (before, found, after)
     });
-    assert_eq!(found, before.iter().map(|variant| format!("{variant}: 8 chains and 4 rules")).collect::<Vec<_>>());
+    assert_eq!(
+        found,
+        before
+            .iter()
+            .map(|variant| format!("{variant}: 8 chains and 4 rules"))
+            .collect::<Vec<_>>()
+    );
     for left in after {
-        for kept in [":KUBE-KUBELET-CANARY", "-A PREROUTING -j MINE", "-A INPUT -j KUBE-FIREWALL", "-A FORWARD -s 192.0.2.1/32 -j DROP"] {
+        for kept in [
+            ":KUBE-KUBELET-CANARY",
+            "-A PREROUTING -j MINE",
+            "-A INPUT -j KUBE-FIREWALL",
+            "-A FORWARD -s 192.0.2.1/32 -j DROP",
+        ] {
             assert!(left.contains(kept), "{kept} has gone: {left}");
         }
-        assert!(!left.contains("KUBE-S") && !left.contains("KUBE-FORWARD") && !left.contains("KUBE-POST"), "{left}");
+        assert!(
+            !left.contains("KUBE-S") && !left.contains("KUBE-FORWARD") && !left.contains("KUBE-POST"),
+            "{left}"
+        );
     }
 }
 
@@ -103,7 +124,11 @@ fn chains_of_both_variants_of_iptables_go() {
 fn the_table_of_the_nftables_mode_and_the_link_of_the_ipvs_mode_go() {
     let (found, tables) = Netns::new().block_on(|| async {
         for family in ["ip", "ip6", "inet"] {
-            let (written, said) = run("nft", &["-f", "-"], &format!("table {family} kube-proxy {{ chain services {{ }}\n }}"));
+            let (written, said) = run(
+                "nft",
+                &["-f", "-"],
+                &format!("table {family} kube-proxy {{ chain services {{ }}\n }}"),
+            );
             assert!(written, "{said}");
         }
         // The kernel's dummy may be missing: any link by that name is kube-proxy's.

@@ -30,7 +30,9 @@ const BY_PROTOCOL: u32 = 1 << 3;
 /// Returns how many it were.
 pub fn forget(ports: &HostPorts) -> Result<usize, NetError> {
     let udp = |v4: bool| move |port: &&HostPort| port.protocol == Protocol::Udp && port.ip.is_ipv4() == v4;
-    let families = [true, false].into_iter().filter(|v4| ports.keys().any(|port| udp(*v4)(&port)));
+    let families = [true, false]
+        .into_iter()
+        .filter(|v4| ports.keys().any(|port| udp(*v4)(&port)));
     forget_flows(families, |flow| flow.is_of(ports))
 }
 

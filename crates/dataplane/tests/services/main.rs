@@ -287,13 +287,21 @@ fn what_somebody_else_takes_away_comes_back() {
     let world = World::new();
     let mut web = Service::new("web", "10.96.0.10", &[A[0]]);
     let mut table = world.agent(std::slice::from_ref(&web));
-    for damage in ["flush ruleset", "flush table inet weft-services", "flush chain inet weft-services inside4"] {
+    for damage in [
+        "flush ruleset",
+        "flush table inet weft-services",
+        "flush chain inet weft-services inside4",
+    ] {
         world.nft(damage);
         table = world.node.run(move || {
             table.look().unwrap();
             table
         });
-        assert_eq!(ask(&world.outside, "10.96.0.10:80"), Ok("a 10.89.0.10".into()), "{damage}");
+        assert_eq!(
+            ask(&world.outside, "10.96.0.10:80"),
+            Ok("a 10.89.0.10".into()),
+            "{damage}"
+        );
     }
     // An element that a change needs.
     world.nft("flush map inet weft-services backends4");
@@ -313,15 +321,23 @@ fn datagrams_leave_endpoints_that_have_gone() {
     // Another's, to a port of the same number.
     serve_elsewhere(&world);
     let addresses = ["10.96.0.10:80", "10.89.0.10:30053", "10.89.0.10:8081"];
-    let clients = world.outside.run(|| [(); 3].map(|()| UdpSocket::bind("10.89.0.99:0").unwrap()));
+    let clients = world
+        .outside
+        .run(|| [(); 3].map(|()| UdpSocket::bind("10.89.0.99:0").unwrap()));
     let ask = |which: usize| say(&clients[which], addresses[which].parse().unwrap(), 1);
     let flows = || {
-        let listed = world.node.run(|| std::fs::read_to_string("/proc/net/nf_conntrack").unwrap_or_default());
+        let listed = world
+            .node
+            .run(|| std::fs::read_to_string("/proc/net/nf_conntrack").unwrap_or_default());
         listed.lines().count()
     };
     assert!((0..3).all(|which| ask(which).is_ok()));
     let before = flows();
-    for (backends, answer) in [(vec![B[0]], Ok("b")), (vec![], Err(ErrorKind::ConnectionRefused)), (vec![A[0]], Ok("a"))] {
+    for (backends, answer) in [
+        (vec![B[0]], Ok("b")),
+        (vec![], Err(ErrorKind::ConnectionRefused)),
+        (vec![A[0]], Ok("a")),
+    ] {
         dns.all = backends;
         let (after, result) = world.apply(table, dns.sets());
         result.unwrap();

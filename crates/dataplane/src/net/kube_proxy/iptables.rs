@@ -10,7 +10,12 @@ use crate::net::NetError;
 /// Each variant and family keeps rules of its own.
 const VARIANTS: [&str; 4] = ["iptables-legacy", "iptables-nft", "ip6tables-legacy", "ip6tables-nft"];
 /// The kubelet's own (KEP-3178): it would put them back.
-const OF_KUBELET: [&str; 4] = ["KUBE-FIREWALL", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-MARK-DROP"];
+const OF_KUBELET: [&str; 4] = [
+    "KUBE-FIREWALL",
+    "KUBE-IPTABLES-HINT",
+    "KUBE-KUBELET-CANARY",
+    "KUBE-MARK-DROP",
+];
 
 /// Looks where the tools are.
 pub(super) fn find() -> Result<Vec<Found>, NetError> {
@@ -96,7 +101,11 @@ fn cleanup(saved: &str) -> Cleanup {
             let target = words.skip_while(|word| !matches!(*word, "-j" | "-g")).nth(1);
             !own && target.is_some_and(|target| chains.contains(target))
         };
-        let rules: Vec<_> = lines.iter().filter(|line| line.starts_with("-A ")).filter(leads_there).collect();
+        let rules: Vec<_> = lines
+            .iter()
+            .filter(|line| line.starts_with("-A "))
+            .filter(leads_there)
+            .collect();
         if chains.is_empty() && rules.is_empty() {
             continue;
         }

@@ -188,8 +188,15 @@ pub(super) fn constant_chains() -> Vec<&'static CStr> {
 
 /// What the kernel says about the constant chains' rules: the same bytes as long as nobody changes them.
 pub(super) fn listed() -> io::Result<Vec<u8>> {
-    let listed = constant_chains().into_iter().map(|chain| nft::contents(TABLE, chain, &[]));
-    Ok(listed.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().flatten().collect())
+    let listed = constant_chains()
+        .into_iter()
+        .map(|chain| nft::contents(TABLE, chain, &[]));
+    Ok(listed
+        .collect::<io::Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect())
 }
 
 /// Adds the constant chains, where they are not there, and makes their rules anew. Sets and counters have to be there.

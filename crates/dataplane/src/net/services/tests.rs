@@ -56,7 +56,12 @@ fn costs(services: u32) -> Vec<(usize, usize)> {
     if let Step::Set(_, backends) = &mut other[0] {
         backends[3].ip = IpAddr::from([10, 1, 2, 3]);
     }
-    let changes = [service(7, 11)[..1].to_vec(), service(7, 9)[..1].to_vec(), other, service(services, 10)];
+    let changes = [
+        service(7, 11)[..1].to_vec(),
+        service(7, 9)[..1].to_vec(),
+        other,
+        service(services, 10),
+    ];
     let cost = |steps: &Vec<Step>| {
         let before = known.take_in(steps);
         let change = known.change(&before);
@@ -76,5 +81,8 @@ fn a_change_costs_the_same_among_100_services_and_among_10_000() {
         panic!("{costs:?}");
     };
     assert_eq!((more.1, fewer.1, other.1, service.1), (3, 3, 2, 17), "{costs:?}");
-    assert!(more.0 <= 8 && fewer.0 <= 8 && other.0 == 4 && service.0 <= 8, "{costs:?}");
+    assert!(
+        more.0 <= 8 && fewer.0 <= 8 && other.0 == 4 && service.0 <= 8,
+        "{costs:?}"
+    );
 }
