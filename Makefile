@@ -29,5 +29,7 @@ check: ## the quick part of it: formatting, house rules, lints
 bench: ## measure this network beside its peers
 	@scripts/bootstrap bench
 	@cargo build --release --workspace --bins
+	@cargo plugin
 	@target/release/weft bench path
 	@target/release/weft bench cni
+	@target/release/weft bench agent

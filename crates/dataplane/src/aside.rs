@@ -7,15 +7,16 @@ use std::cell::Cell;
 use std::future::Future;
 
 use tokio::runtime::Handle;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 thread_local! {
     /// Whether this thread has one thing to do, and may block while it does it.
     static OWN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does all of this on a thread of its own, what it asks [`blocking`] for included. Needs a tokio runtime.
-pub async fn on_own_thread<F>(work: F) -> Result<F::Output, JoinError>
+/// Does all of this on a thread of its own, what it asks [`blocking`] for included, and begins at once: nobody has to
+/// wait for it. Needs a tokio runtime.
+pub fn on_own_thread<F>(work: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -26,7 +27,7 @@ where
         let _back = Back;
         runtime.block_on(work)
     };
-    spawn_blocking(body).await
+    spawn_blocking(body)
 }
 
 struct Back;

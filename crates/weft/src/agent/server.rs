@@ -48,11 +48,11 @@ pub(super) async fn run(node: Arc<Node>, socket: UnixListener) {
         match socket.accept().await {
             Ok((stream, _)) => {
                 let node = node.clone();
-                tokio::spawn(aside::on_own_thread(async move {
+                aside::on_own_thread(async move {
                     if let Err(error) = answer(&node, stream).await {
                         debug!("a CNI request broke off: {error:#}");
                     }
-                }));
+                });
             }
             Err(error) => {
                 warn!("cannot accept CNI requests: {error}; trying again");
