@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use weft_dns::Config;
-use weft_model::{Change, Endpoint, EndpointSlice, ObjectKey, Service, ServiceType};
+use weft_model::{Change, Endpoint, EndpointSlice, ObjectKey, Service};
 
 /// A DNS process; it ends when this is dropped.
 struct Server {

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use weft_dataplane::net::{Link, Namespace};
 use weft_model::cni::{AddResult, AttachmentId, Command, Request, Response, code};
-use weft_model::{Change, ObjectKey, Protocol, Service, ServicePort, ServiceType, SessionAffinity, TrafficPolicy};
+use weft_model::{Change, ObjectKey, Protocol, Service, ServicePort};
 
 use std::time::Duration;
 

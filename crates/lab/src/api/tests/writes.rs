@@ -316,3 +316,24 @@ async fn old_events_go() {
     api.server.forget_events(later);
     assert_eq!(api.get(&format!("{events}/e")).await.0, 404);
 }
+
+#[tokio::test]
+async fn a_service_that_is_no_load_balancer_any_more_has_none_of_its_addresses() {
+    let api = Fixture::new();
+    let services = "/api/v1/namespaces/default/services";
+    let service = json!({"metadata": {"name": "a"}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}});
+    assert_eq!(api.post(services, service).await.0, 201);
+    let path = format!("{services}/a");
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+    let (code, balanced) = api.patch(&format!("{path}/status"), "merge-patch+json", status).await;
+    assert_eq!(code, 200);
+    assert_eq!(
+        balanced["status"]["loadBalancer"]["ingress"],
+        json!([{"ip": "192.0.2.1", "ipMode": "VIP"}])
+    );
+    let (code, inner) = api
+        .patch(&path, "merge-patch+json", json!({"spec": {"type": "ClusterIP"}}))
+        .await;
+    assert_eq!(code, 200, "{inner}");
+    assert_eq!(inner["status"]["loadBalancer"], json!({}));
+}
