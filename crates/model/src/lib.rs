@@ -13,6 +13,7 @@ pub mod cni;
 pub mod compile;
 pub mod desired;
 pub mod endpoint;
+pub mod explain;
 pub mod hostport;
 pub mod ipam;
 pub mod maglev;
