@@ -60,7 +60,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Kind::Services => "Service",
             Kind::EndpointSlices => "EndpointSlice",
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    fn resource(&self) -> ApiResource {
+    pub(crate) fn resource(&self) -> ApiResource {
         match self {
             Kind::Services => ApiResource::erase::<core::Service>(&()),
             Kind::EndpointSlices => ApiResource::erase::<discovery::EndpointSlice>(&()),
@@ -87,7 +87,7 @@ impl Kind {
     }
 
     /// True for kinds that a cluster works without: where they are not served, there are none.
-    fn may_be_absent(&self) -> bool {
+    pub(crate) fn may_be_absent(&self) -> bool {
         matches!(self, Kind::Pools | Kind::NodeAddresses | Kind::ServiceCidrs)
     }
 
@@ -115,7 +115,11 @@ impl Kind {
     }
 
     /// `None` is an object that concerns nobody.
-    fn convert(&self, meta: &Meta<'_>, body: &serde_json::Value) -> Result<Option<Change>, crate::field::BadField> {
+    pub(crate) fn convert(
+        &self,
+        meta: &Meta<'_>,
+        body: &serde_json::Value,
+    ) -> Result<Option<Change>, crate::field::BadField> {
         Ok(match self {
             Kind::Services => convert::service(meta, body)?.map(Change::Service),
             Kind::EndpointSlices => convert::endpoint_slice(meta, body)?.map(Change::EndpointSlice),

@@ -12,10 +12,12 @@ mod agent;
 mod bench;
 mod controller;
 mod dns;
+mod explain;
 mod lab;
 mod migrate;
 mod status;
 mod stop;
+mod which_cluster;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ enum Command {
     Status(status::Args),
     /// Take away what another network left on this node.
     Migrate(migrate::Args),
+    /// Why something is as it is: a Service, its endpoints, and what kube-proxy would have made of it.
+    Explain(explain::Args),
     /// Measure this network beside its peers and the physical limit.
     Bench(bench::Args),
 }
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(args),
         Command::Status(args) => status::run(args),
         Command::Migrate(args) => migrate::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Bench(args) => bench::run(args),
     };
     match result {

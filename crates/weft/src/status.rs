@@ -1,6 +1,5 @@
 //! Shows whether every layer on every node is healthy, and what to do about those that are not.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use weft_cluster::node_network::{self, NodeView};
 use weft_model::report::{Layer, LayerState, STALE_AFTER_SECONDS};
 
 use crate::Output;
+use crate::which_cluster::{Cluster, Problem};
 
 /// How long the API server may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,12 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Command line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the API server is and who asks. Without it: $KUBECONFIG, else the lab called `lab`.
-    #[arg(long, conflicts_with = "lab")]
-    kubeconfig: Option<PathBuf>,
-    /// The lab of this name.
-    #[arg(long, value_name = "NAME", visible_alias = "name")]
-    lab: Option<String>,
+    #[command(flatten)]
+    cluster: Cluster,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -38,12 +34,6 @@ struct Status {
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Problem>,
     nodes: Vec<NodeStatus>,
-}
-
-#[derive(Serialize)]
-struct Problem {
-    message: String,
-    remedy: String,
 }
 
 #[derive(Serialize)]
@@ -75,7 +65,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn look(args: &Args) -> Status {
-    let kubeconfig = match kubeconfig(args) {
+    let kubeconfig = match args.cluster.kubeconfig() {
         Ok(path) => path,
         Err(problem) => return Status::unknown(None, problem),
     };
@@ -118,37 +108,6 @@ async fn look(args: &Args) -> Status {
             let remedy = "check the API server; running pods and services are not affected".into();
             Status::unknown(server, Problem { message, remedy })
         }
-    }
-}
-
-fn lab_kubeconfig(lab: &str) -> PathBuf {
-    PathBuf::from(format!("/run/weft/lab/{lab}/kubeconfig"))
-}
-
-fn kubeconfig(args: &Args) -> Result<PathBuf, Problem> {
-    if let Some(path) = &args.kubeconfig {
-        return Ok(path.clone());
-    }
-    if let Some(lab) = &args.lab {
-        let path = lab_kubeconfig(lab);
-        return match path.exists() {
-            true => Ok(path),
-            false => Err(Problem {
-                message: format!("there is no lab called {lab}"),
-                remedy: format!("start it: weft lab up --name {lab}"),
-            }),
-        };
-    }
-    if let Some(path) = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty()) {
-        return Ok(path.into());
-    }
-    let path = lab_kubeconfig("lab");
-    match path.exists() {
-        true => Ok(path),
-        false => Err(Problem {
-            message: "no cluster is given, and there is no lab on this machine".into(),
-            remedy: "pass --kubeconfig, set KUBECONFIG, or start a lab: weft lab up".into(),
-        }),
     }
 }
 

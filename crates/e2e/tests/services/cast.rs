@@ -47,9 +47,9 @@ enum Kind {
 
 impl Cast {
     /// A lab with the pods and with every row's objects.
-    pub(super) fn new(dataplane: Dataplane, rows: &[Row]) -> Self {
-        let name = format!("svc-{dataplane:?}").to_ascii_lowercase();
-        let lab = Lab::own(&name, &["--no-demo", "--zones", "2"]);
+    pub(super) fn new(what: &str, dataplane: Dataplane, rows: &[Row]) -> Self {
+        let name = format!("{what}-{dataplane:?}").to_ascii_lowercase();
+        let lab = Lab::own(&name, &[&["--no-demo", "--zones", "2"], dataplane.lab_args()].concat());
         let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n");
         lab.kubectl_stdin(&["apply", "-f", "-"], &namespace).good();
         eventually("the namespace has its ServiceAccount", || {
@@ -193,7 +193,7 @@ fn pod(name: &str, node: &str, labels: &str, kind: Kind) -> String {
         pod,
         "  containers:\n  - name: main\n    image: weft.dev/lab\n    args: [--http, '{http}', --line, '{line}']\n    \
          env: [{{name: POD_NAME, value: {name}}}]\n    {probe}\n    \
-         ports: [{{name: line, containerPort: {line}}}, {{name: datagram, containerPort: {line}, protocol: UDP}}]"
+         ports: [{{name: web, containerPort: {http}}}, {{name: line, containerPort: {line}}}, {{name: datagram, containerPort: {line}, protocol: UDP}}]"
     )
     .unwrap();
     pod

@@ -1,6 +1,7 @@
 //! Services by traffic: one table of behaviours (`table`), tried on each dataplane from everywhere, many rows at once.
 
 mod cast;
+mod load;
 mod place;
 mod run;
 mod stories;
@@ -11,16 +12,31 @@ use std::sync::{Mutex, PoisonError};
 
 use libtest_mimic::Trial;
 
-use crate::support::test;
+use crate::support::{Lab, test, weft};
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![test("services::behaviour_on_ebpf", || run::table(Dataplane::Ebpf))]
+    vec![
+        test("services::explained", explained),
+        test("services::behaviour_on_ebpf", || run::table(Dataplane::Ebpf)),
+        test("services::kills_under_load_on_ebpf", || {
+            load::kills_under_load(Dataplane::Ebpf)
+        }),
+    ]
 }
 
 /// What carries Services on the nodes of a lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Dataplane {
     Ebpf,
+}
+
+impl Dataplane {
+    /// What a lab's agents are told so that it is this one.
+    fn lab_args(self) -> &'static [&'static str] {
+        match self {
+            Dataplane::Ebpf => &[],
+        }
+    }
 }
 
 /// How a row went on a dataplane.
@@ -59,4 +75,28 @@ pub(crate) fn print_table() {
         });
         println!("| {name} | {} |", ticks.collect::<Vec<_>>().join(" | "));
     }
+}
+
+/// What a Service does is told from a live cluster, with kube-proxy's rules for the same.
+fn explained() {
+    let lab = Lab::shared().name();
+    let said = weft(&["explain", "service", "demo/web", "--lab", lab, "--node", "node-2"]).good();
+    for part in [
+        "Service demo/web on node-2",
+        "3 endpoints, with the client's source",
+        "in: ready",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in: {said}");
+    }
+    for part in [
+        "--probability 0.3333333333 -j KUBE-SEP-",
+        "numgen random mod 3 vmap",
+        " -s rr\n",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in: {said}");
+    }
+    let said = weft(&["explain", "service", "demo/web", "--lab", lab, "--brief"]).good();
+    assert!(!said.contains("kube-proxy"), "{said}");
+    let said = weft(&["explain", "service", "demo/nobody", "--lab", lab]).bad();
+    assert!(said.contains("there is no Service demo/nobody"), "{said}");
 }

@@ -33,6 +33,15 @@ impl Place {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    /// As `weft lab ask --from` knows it; for a pod, its name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Place::Pod(name) | Place::Node(name) => name,
+            Place::Router => "router",
+            Place::Internet => "internet",
+        }
+    }
+
     /// Asks all of these at once; an outcome for each.
     pub(super) fn ask(self, cast: &Cast, questions: &[Question]) -> Vec<Outcome> {
         let input = json!(questions.iter().map(Question::json).collect::<Vec<_>>()).to_string();
@@ -52,9 +61,7 @@ impl Place {
                 ];
                 cast.lab.kubectl_stdin(&command, &input)
             }
-            Place::Node(node) => from(cast, node, &input),
-            Place::Router => from(cast, "router", &input),
-            Place::Internet => from(cast, "internet", &input),
+            _ => from(cast, self.name(), &input),
         };
         let outcomes: Vec<Value> = serde_json::from_str(&said.stdout)
             .unwrap_or_else(|error| panic!("{self:?}: {error}: {}{}", said.stdout, said.stderr));
@@ -82,6 +89,8 @@ pub(super) enum By {
     Udp,
     /// A datagram that takes three packets.
     LargeUdp,
+    /// A request; only loads are made of them.
+    Http,
 }
 
 /// One call.
@@ -94,7 +103,11 @@ pub(super) struct Question {
 
 impl Question {
     fn json(&self) -> Value {
-        let by = if self.by == By::Tcp { "tcp" } else { "udp" };
+        let by = match self.by {
+            By::Tcp => "tcp",
+            By::Udp | By::LargeUdp => "udp",
+            By::Http => "http",
+        };
         let size = if self.by == By::LargeUdp { 4000 } else { 0 };
         json!({"by": by, "address": self.to.to_string(), "from_port": self.from_port, "size": size, "patience_ms": 1500})
     }

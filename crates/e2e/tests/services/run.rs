@@ -23,7 +23,7 @@ struct Try {
 
 /// Tries every row on a lab with this dataplane; panics where one fails that should pass, or the other way round.
 pub(super) fn table(dataplane: Dataplane) {
-    let cast = Cast::new(dataplane, ROWS);
+    let cast = Cast::new("svc", dataplane, ROWS);
     let mut due = BTreeMap::from([(false, Vec::new()), (true, Vec::new())]);
     let mut gaps = Vec::new();
     for (at, row) in ROWS.iter().enumerate() {

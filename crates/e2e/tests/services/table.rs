@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Dataplane::{self, Ebpf};
 use super::cast::{Cast, EXTERNAL, UNALLOCATED};
-use super::place::By::{self, LargeUdp, Tcp, Udp};
+use super::place::By::{self, Http, LargeUdp, Tcp, Udp};
 use super::place::Outcome;
 use super::place::Place::{self, Internet, Node, Pod, Router};
 
@@ -89,9 +89,9 @@ const OUTSIDE: &[Place] = &[Router, Internet];
 const ECHO: &[&str] = &["s1", "s2"];
 const S1: &[&str] = &["s1"];
 const S2: &[&str] = &["s2"];
-/// Both protocols on one port; named targets.
-const BOTH: &str =
-    "ports: [{name: t, port: 80, targetPort: line}, {name: u, port: 80, protocol: UDP, targetPort: datagram}]";
+/// Two protocols on one port, and another port; named targets.
+const PORTS: &str = "ports: [{name: tcp, port: 80, targetPort: line}, {name: udp, port: 80, protocol: UDP, targetPort: datagram}, \
+    {name: http, port: 8080, targetPort: web}]";
 
 const fn call(from: &'static [Place], by: By, to: To, expect: Expect) -> Call {
     Call { from, by, to, expect }
@@ -469,7 +469,7 @@ impl Row {
                 format!(", {text}")
             }
         };
-        let ports = if spec.contains("ports:") { "" } else { BOTH };
+        let ports = if spec.contains("ports:") { "" } else { PORTS };
         let spec = spec.replace("EXTERNAL", &format!("['{}', '{}']", EXTERNAL[0], EXTERNAL[1]));
         let mut objects = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {id}{}}}\n\
@@ -491,7 +491,7 @@ impl Row {
                 objects += &format!(
                     "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: {family}\n\
                      metadata: {{name: {id}-{number}-{at}, labels: {{kubernetes.io/service-name: {id}}}}}\n\
-                     ports: [{{name: t, port: 9000}}, {{name: u, port: 9000, protocol: UDP}}]\nendpoints: [{}]\n",
+                     ports: [{{name: tcp, port: 9000}}, {{name: udp, port: 9000, protocol: UDP}}]\nendpoints: [{}]\n",
                     endpoints.join(", ")
                 );
             }
@@ -505,9 +505,14 @@ impl To {
     pub(super) fn address(self, cast: &Cast, row: &Row, by: By, family: usize) -> SocketAddr {
         let service = cast.service(row.id);
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
-        let protocol = if by == Tcp { "TCP" } else { "UDP" };
+        let (name, protocol) = match by {
+            Tcp => ("tcp", "TCP"),
+            Udp | LargeUdp => ("udp", "UDP"),
+            Http => ("http", "TCP"),
+        };
         let ports = service["spec"]["ports"].as_array().unwrap();
-        let port = ports.iter().find(|port| port["protocol"] == protocol).unwrap();
+        let only = ports.iter().find(|port| port["protocol"] == protocol);
+        let port = ports.iter().find(|port| port["name"] == name).or(only).unwrap();
         let number = |field: &str| u16::try_from(port[field].as_u64().unwrap()).unwrap();
         let (ip, port) = match self {
             To::ClusterIp => (

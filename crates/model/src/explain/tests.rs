@@ -1,7 +1,10 @@
+//! The texts, as the real tools and people take them.
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::*;
+use crate::service::{IpMode, LoadBalancerIp};
 use crate::testing::{endpoint, node, service as a_service, slice};
 use crate::{Change, ServiceType, SessionAffinity, State, TrafficPolicy, compile};
 
@@ -14,7 +17,13 @@ fn everything(ipv6: bool) -> (Service, Forwarding, Here) {
     let mut service = a_service("a", cluster);
     service.type_ = ServiceType::LoadBalancer;
     service.external_ips = vec![external.parse().unwrap()];
-    service.load_balancer_ips = vec![balanced.parse().unwrap()];
+    service.load_balancer_ips = vec![LoadBalancerIp {
+        ip: balanced.parse().unwrap(),
+        mode: IpMode::Vip,
+    }];
+    service.load_balancer_source_ranges = ["198.51.100.0/24", "2001:db8:1::/64"]
+        .map(|range| range.parse().unwrap())
+        .to_vec();
     service.ports[0].node_port = Some(30080);
     service.external_traffic_policy = TrafficPolicy::Local;
     service.session_affinity = SessionAffinity::ClientIp(std::time::Duration::from_secs(10_800));
@@ -33,18 +42,7 @@ fn compiled(service: &Service, endpoints: Vec<crate::Endpoint>) -> Forwarding {
     state.apply(Change::Node(node("n1")));
     state.apply(Change::Service(service.clone()));
     state.apply(Change::EndpointSlice(slice("s", "a", endpoints)));
-    let mut forwarding = compile::service(&state, &service.key);
-    for rule in forwarding
-        .frontends
-        .values_mut()
-        .filter(|rule| rule.kind == FrontendKind::LoadBalancer)
-    {
-        rule.source_ranges = Some(vec![
-            "198.51.100.0/24".parse().unwrap(),
-            "2001:db8:1::/64".parse().unwrap(),
-        ]);
-    }
-    forwarding
+    compile::service(&state, &service.key)
 }
 
 /// Whether the real tool, in a network namespace of its own, takes this text for what it would install.
