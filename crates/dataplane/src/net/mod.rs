@@ -20,6 +20,7 @@ pub mod name;
 pub mod netns;
 mod nft;
 pub mod pod;
+pub mod refuse;
 mod removal;
 mod request;
 pub mod route;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tracing::warn;
 use weft_dataplane::bpf::Here;
-use weft_dataplane::net::{NetError, name, tunnel};
+use weft_dataplane::net::{NetError, name, refuse, tunnel};
 use weft_model::{State, compile};
 
 use super::node::Node;
@@ -37,6 +37,7 @@ impl Outside {
             Ok(here) => self.node.datapath().set_node(&here).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
+        let result = result.and_then(|()| refuse::ensure().map_err(|error| error.to_string()));
         self.complain(result.err());
     }
 

@@ -167,8 +167,14 @@ fn a_service_without_endpoints_refuses() {
             ErrorKind::ConnectionRefused
         );
         assert_eq!(count(&datapath, Reason::NoEndpoints), 5);
-        // Once forgotten it is an address like any other: here, one without a route.
+        // A port that the Service has not any more is refused as well, as long as the address is a Service's.
         datapath.remove_frontend(&tcp("10.96.0.1", 80)).unwrap();
+        assert_eq!(
+            TcpStream::connect("10.96.0.1:80").unwrap_err().kind(),
+            ErrorKind::ConnectionRefused
+        );
+        // Once forgotten it is an address like any other: here, one without a route.
+        datapath.remove_frontend(&udp("10.96.0.1", 53)).unwrap();
         assert_eq!(
             TcpStream::connect("10.96.0.1:80").unwrap_err().kind(),
             ErrorKind::NetworkUnreachable
@@ -245,4 +251,42 @@ fn what_cannot_be_is_refused_whole() {
         assert_eq!(datapath.frontends().len(), 1);
         assert_eq!(datapath.usage().iter().find(|u| u.map == "BACKENDS").unwrap().used, 2);
     });
+}
+
+/// kubernetes#139628: a socket that stays connected to an endpoint that has gone sends into nothing for ever.
+#[test]
+fn a_udp_socket_whose_backend_has_gone_is_closed() {
+    run(
+        module_path!(),
+        "a_udp_socket_whose_backend_has_gone_is_closed",
+        |world| {
+            world.own("10.1.0.1/32");
+            let mut datapath = world.open();
+            let servers = [serve_udp("10.1.0.1:0"), serve_udp("10.1.0.1:0")].map(backend);
+            let frontend = udp("10.96.0.10", 53);
+            for left in [&servers[1..], &[]] {
+                datapath.set_frontend(&frontend, &servers[..1]).unwrap();
+                datapath.take_released();
+                let socket = client("0.0.0.0:0");
+                socket.connect("10.96.0.10:53").unwrap();
+                // One that speaks to the server itself, and is nobody's business.
+                let other = client("0.0.0.0:0");
+                other.connect((servers[0].ip, servers[0].port)).unwrap();
+                let stale = datapath.stale_sockets().unwrap();
+                assert_eq!(crate::net::sockets::close(&stale).unwrap(), 0);
+
+                datapath.set_frontend(&frontend, left).unwrap();
+                assert!(datapath.take_released());
+                let stale = datapath.stale_sockets().unwrap();
+                assert_eq!(crate::net::sockets::close(&stale).unwrap(), 1);
+                let told = socket.recv(&mut [0; 10]).unwrap_err();
+                assert_eq!(told.kind(), ErrorKind::ConnectionAborted);
+                other.send(b"x").unwrap();
+                other.recv(&mut [0; 100]).unwrap();
+            }
+            // What it takes to refuse packets is there once and for all.
+            crate::net::refuse::ensure().unwrap();
+            crate::net::refuse::ensure().unwrap();
+        },
+    );
 }

@@ -115,6 +115,8 @@ pub(in crate::net) enum Expr<'a> {
     State(u32),
     /// Goes on with packets that go back where they came from.
     Returning,
+    /// Loads the packet's mark into a register.
+    MarkOf(u32),
     /// Marks the packet with these bits.
     Mark(u32),
     /// Goes on with packets that have one of these bits, and takes them away.
@@ -144,6 +146,7 @@ impl Expr<'_> {
                 let fib = fib.push_flags(FIB_OF_DESTINATION | FIB_BY_INCOMING | FIB_PRESENT);
                 compare(fib.end_nested().end_nested(), EQUAL, &[1])
             }
+            Expr::MarkOf(register) => load(list, MetaKeys::Mark, register),
             Expr::Mark(bits) => set_mark(bitwise(load(list, MetaKeys::Mark, REGISTER), !bits, bits)),
             Expr::Marked(bits) => {
                 let list = any_of(load(list, MetaKeys::Mark, REGISTER), bits);
