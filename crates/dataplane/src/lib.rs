@@ -3,4 +3,5 @@
 pub mod aside;
 pub mod bpf;
 mod grace;
+pub mod memory;
 pub mod net;

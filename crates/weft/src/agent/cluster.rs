@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
+use weft_dataplane::memory;
 use weft_dataplane::net::Watch;
 use weft_model::ipam::{Overlap, overlap};
 use weft_model::{Change, Dirty, State};
@@ -60,7 +61,10 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
             }
             () = changed(&mut kernel) => follower.look_after().await,
             _ = rules.tick() => follower.look_at_what_is_not_told().await,
-            _ = check.tick() => follower.look_after().await,
+            _ = check.tick() => {
+                follower.look_after().await;
+                memory::give_back();
+            }
         }
     }
 }
