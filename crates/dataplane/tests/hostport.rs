@@ -228,6 +228,78 @@ fn addresses_and_protocols_of_one_port_lead_to_different_pods() {
         .run(move || assert!(hostport::add(&all).unwrap_err().is_missing()));
 }
 
+/// There are no SCTP sockets in every kernel, but its packets can be written by hand (RFC 9260, 3).
+mod sctp {
+    #![expect(unsafe_code, reason = "no library opens a raw socket of this protocol")]
+
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, SocketAddrV4};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+    use nix::libc;
+    use nix::sys::socket::sockopt::ReceiveTimeout;
+    use nix::sys::socket::{SockaddrIn, connect, setsockopt};
+    use nix::sys::time::{TimeVal, TimeValLike};
+
+    /// A socket for whole packets of SCTP.
+    pub(super) fn open() -> OwnedFd {
+        // SAFETY: a call that takes plain numbers; what it gives is a descriptor of ours, or less than zero.
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) };
+        assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: as above.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(30)).unwrap();
+        fd
+    }
+
+    /// CRC32c, bit by bit.
+    fn sum(packet: &[u8]) -> [u8; 4] {
+        let step = |sum: u32| (sum >> 1) ^ if sum & 1 == 1 { 0x82f6_3b78 } else { 0 };
+        let byte = |sum: u32, byte: &u8| (0..8).fold(sum ^ u32::from(*byte), |sum, _| step(sum));
+        (!packet.iter().fold(!0, byte)).to_le_bytes()
+    }
+
+    /// The first packet of an association: a chunk INIT.
+    pub(super) fn send_init(from_port: u16, to: Ipv4Addr, to_port: u16) {
+        let fd = open();
+        connect(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(to, 0))).unwrap();
+        let init = [1, 0, 0, 20, 0, 0, 0x12, 0x34, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+        let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
+        let mut packet = [&ports[..], &[0; 8], &init].concat();
+        let sum = sum(&packet);
+        packet[8..12].copy_from_slice(&sum);
+        File::from(fd).write_all(&packet).unwrap();
+    }
+
+    /// From whom the next packet comes, from which port, and to which; its checksum is right.
+    pub(super) fn receive(socket: OwnedFd) -> (Ipv4Addr, u16, u16) {
+        let mut packet = [0; 100];
+        let length = File::from(socket).read(&mut packet).unwrap();
+        let (header, rest) = packet[..length].split_at_mut(20);
+        let [a, b, c, d] = rest[8..12] else {
+            unreachable!("four bytes")
+        };
+        rest[8..12].fill(0);
+        assert_eq!(sum(rest), [a, b, c, d], "the checksum is wrong");
+        let from = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
+        let port = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
+        (from, port(0), port(2))
+    }
+}
+
+#[test]
+fn an_association_reaches_the_pod_with_its_checksum_right() {
+    let world = World::new();
+    world.set(&ports(&[("", 80, 8080, Protocol::Sctp)], A));
+    let socket = world.a.run(sctp::open);
+    world
+        .outside
+        .run(|| sctp::send_init(5000, NODE[0].parse().unwrap(), 80));
+    let came = world.a.run(move || sctp::receive(socket));
+    assert_eq!(came, (OUTSIDE[0].parse().unwrap(), 5000, 8080));
+}
+
 #[test]
 fn whoever_changes_the_rules_is_noticed() {
     let world = World::new();

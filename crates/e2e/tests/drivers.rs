@@ -4,7 +4,7 @@
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::support::{Lab, Said, test};
+use crate::support::{Lab, Said, eventually, test};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
@@ -108,6 +108,32 @@ fn cnitool() {
     let refused = tool.run("gc").bad();
     assert!(refused.contains("cni.dev/valid-attachments"), "{refused}");
     assert_eq!(tool.attachments(), 0);
+    the_labs_runtime_does_so_too(&tool);
+}
+
+/// When it starts, it says what is in use; while it runs, it asks how the network is, and the node says the same.
+fn the_labs_runtime_does_so_too(tool: &Tool<'_>) {
+    let lab = tool.lab;
+    let namespace = lab.namespace("collected");
+    namespace.pod("stays", None);
+    tool.run("add").good();
+    lab.kill("kubelet", Some("node-1"));
+    eventually("what no pod has is collected", || tool.attachments() == 0);
+    let ip = namespace.field("pod/stays", ".status.podIP");
+    lab.on_node("node-1", &["ping", "-c", "1", "-W", "5", &ip]).good();
+    let sick = r#"printf '#!/bin/sh\necho "{\\"code\\":51,\\"msg\\":\\"no way out\\"}"; exit 1' > /opt/cni/bin/sick
+        chmod +x /opt/cni/bin/sick
+        echo '{"cniVersion":"1.1.0","name":"sick","plugins":[{"type":"sick"}]}' > /etc/cni/net.d/00-sick.conflist"#;
+    lab.on_node("node-1", &["sh", "-c", sick]).good();
+    let ready = |field: &str| {
+        let path = format!("jsonpath={{.status.conditions[?(@.type==\"Ready\")].{field}}}");
+        lab.kubectl(&["get", "node", "node-1", "-o", &path]).stdout
+    };
+    eventually("the node says what the plugin says", || {
+        ready("status") == "False" && ready("message").contains("failed (STATUS): no way out (code 51)")
+    });
+    lab.on_node("node-1", &["rm", "/etc/cni/net.d/00-sick.conflist"]).good();
+    eventually("the node is ready again", || ready("status") == "True");
 }
 
 /// Writes a chain of Weft and these plugins into a folder of the node.

@@ -13,6 +13,7 @@ pub(crate) fn tests() -> Vec<Trial> {
         test("paths::node_and_its_pods", node_and_its_pods),
         test("paths::a_host_port_from_outside", a_host_port_from_outside),
         test("paths::several_segments", several_segments),
+        test("paths::a_narrow_way_over_ipv6", a_narrow_way_over_ipv6),
         test("paths::what_is_not_masqueraded", what_is_not_masqueraded),
     ]
 }
@@ -207,11 +208,27 @@ fn large_line_through_a_service(namespace: &Namespace) {
         .good();
     let send =
         "exec 3<>/dev/tcp/there/90 && { head -c 100000 /dev/zero | tr '\\0' x; echo; } >&3 && timeout 5 head -n 1 <&3";
-    let own = &ips(namespace, "a")[0];
+    let own = &namespace.field("pod/a", ".status.podIP");
     eventually("a long line is answered", || {
         let said = namespace.exec("a", &["bash", "-c", send]);
         said.ok && said.stdout.contains("pod=there") && said.stdout.contains(own)
     });
+}
+
+/// Over IPv6 nobody cuts packets into pieces: what takes less than the uplinks is found, for pods and for Services.
+fn a_narrow_way_over_ipv6() {
+    let family = ["--ip-family", "ipv6", "--segments", "2", "--nodes", "2", "--no-demo"];
+    let lab = Lab::own("narrow", &family);
+    let router = format!("weft-{}", lab.name());
+    let narrow = ["-n", &router, "link", "set", "br1", "mtu", "1400"];
+    assert!(Command::new("ip").args(narrow).status().unwrap().success());
+    let namespace = lab.namespace("narrow");
+    for (pod, node) in [("a", "node-1"), ("there", "node-2")] {
+        namespace.pod(pod, Some(node));
+    }
+    large_line_through_a_service(&namespace);
+    let there = namespace.field("pod/there", ".status.podIP");
+    limit(&namespace, "a", &there, 1330);
 }
 
 /// To whom the pods' own addresses are to be shown, they are; the router knows the way back, as routers of a site do.
