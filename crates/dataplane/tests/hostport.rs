@@ -5,9 +5,9 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use support::{Netns, ip};
+use support::{Netns, greeting, ip};
 use weft_dataplane::net::{PodLink, conntrack, hostport, name, pod, sysctl};
 use weft_model::Protocol;
 use weft_model::cni::PortMapping;
@@ -107,39 +107,12 @@ fn ports(mappings: &[(&str, u16, u16, Protocol)], pod: [&str; 2]) -> HostPorts {
     resolve(&mappings, &pod.map(|ip| ip.parse().unwrap())).unwrap()
 }
 
-/// Listens as soon as what a connection before has left of the port is gone.
-fn listen(at: SocketAddr) -> TcpListener {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        match TcpListener::bind(at) {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            bound => return bound.unwrap(),
-        }
-    }
-}
-
 /// How a server in `to` on port 8080 sees who connects to `at` from `from`.
 fn seen(from: &Netns, to: &Netns, at: &str) -> String {
     let at: SocketAddr = at.parse().unwrap();
-    let (ready, listening) = std::sync::mpsc::channel();
-    let server = to.spawn(move || {
-        let any: IpAddr = if at.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
-        let listener = listen((any, 8080).into());
-        ready.send(()).unwrap();
-        let (mut stream, peer) = listener.accept().unwrap();
-        stream.write_all(b"hello").unwrap();
-        peer.ip().to_canonical()
-    });
-    listening.recv().unwrap();
-    let said = from.run(move || {
-        let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
-        let mut said = String::new();
-        stream.read_to_string(&mut said).unwrap();
-        said
-    });
-    assert_eq!(said, "hello");
+    let any: IpAddr = if at.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
+    let (_, server) = greeting::serve(to, (any, 8080).into());
+    greeting::is_greeted(from, at);
     server.join().unwrap().to_string()
 }
 

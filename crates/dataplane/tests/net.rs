@@ -3,12 +3,11 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use support::Netns;
+use support::{Netns, greeting};
 use weft_dataplane::net::tunnel::{Config, Encapsulation, Here};
 use weft_dataplane::net::{NetError, PodLink, Rtnl, masquerade, name, pod, routes, sysctl, uplink};
 use weft_model::compile::{Masquerade, NextHop};
@@ -50,30 +49,10 @@ fn node(addresses: &'static [&'static str]) -> Netns {
     node
 }
 
-/// Serves one connection at this address. Gives where, and who came.
-fn serve(netns: &Netns, at: &str) -> (SocketAddr, std::thread::JoinHandle<IpAddr>) {
-    let (ready, listening) = std::sync::mpsc::channel();
-    let at = at.to_owned();
-    let server = netns.spawn(move || {
-        let listener = TcpListener::bind((at.parse::<IpAddr>().unwrap(), 0)).unwrap();
-        ready.send(listener.local_addr().unwrap()).unwrap();
-        let (mut stream, peer) = listener.accept().unwrap();
-        stream.write_all(b"hello").unwrap();
-        peer.ip()
-    });
-    (listening.recv().unwrap(), server)
-}
-
 /// Connects from the namespace and returns how the server saw it.
 fn reach(from: &Netns, to: &Netns, at: &str) -> String {
-    let (address, server) = serve(to, at);
-    let text = from.run(move || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    });
-    assert_eq!(text, "hello");
+    let (address, server) = greeting::serve(to, SocketAddr::new(at.parse().unwrap(), 0));
+    greeting::is_greeted(from, address);
     server.join().unwrap().to_string()
 }
 

@@ -1,5 +1,7 @@
 //! Network namespaces for tests: nameless, so that nothing is left however a test ends.
 
+#[allow(dead_code, reason = "only some tests ask who is seen")]
+pub(crate) mod greeting;
 #[allow(dead_code, reason = "each test binary uses a part")]
 pub(crate) mod segments;
 #[allow(dead_code, reason = "only tunnels have ways")]

@@ -120,166 +120,57 @@ fn arp(operation: u8, mac: [u8; 6], claimed: &str, target: &str) -> Vec<u8> {
     [&head, &mac[..], &octets(claimed), &[0; 6], &octets(target)].concat()
 }
 
-/// Every attack, and why it ends.
+/// Every attack: what it is, the frame (to, from, EtherType, the rest), and why it ends.
 fn attacks() -> Vec<(&'static str, Vec<u8>, Reason)> {
-    let v4 = |from, to| ipv4(from, to);
+    use Reason::{ForeignMac, ForeignNeighbour, NotIp, OnLink, Spoofed};
+    const IPV4: u16 = 0x0800;
+    const ARP: u16 = 0x0806;
+    const IPV6: u16 = 0x86dd;
+    const PING: [u8; 8] = [128, 0, 0, 0, 0, 0, 0, 0];
+    const OWN: &str = "fe80::ff:fe00:1";
+    const MDNS: [u8; 6] = [1, 0, 0x5e, 0, 0, 0xfb];
+    const STP: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0];
+    const LLDP: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0xe];
     let router = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
     let prefix = [3, 4, 64, 0xc0, 0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0, 0, 0];
     let router = [&router[..], &prefix, &octets("2001:db8::")].concat();
     let redirect = [
-        &[137, 0, 0, 0, 0, 0, 0, 0],
-        &octets("fe80::1")[..],
+        &[137, 0, 0, 0, 0, 0, 0, 0][..],
+        &octets("fe80::1"),
         &octets("fd00:1::2"),
     ]
     .concat();
-    let own = "fe80::ff:fe00:1";
-    vec![
-        (
-            "a neighbour's address",
-            frame(HOST_MAC, MAC, 0x0800, &v4("10.1.0.2", "10.1.0.3")),
-            Reason::Spoofed,
-        ),
-        (
-            "nobody's address",
-            frame(HOST_MAC, MAC, 0x0800, &v4("192.0.2.1", "10.1.0.2")),
-            Reason::Spoofed,
-        ),
-        (
-            "the gateway's address",
-            frame(HOST_MAC, MAC, 0x0800, &v4("169.254.1.1", "10.1.0.2")),
-            Reason::Spoofed,
-        ),
-        (
-            "a neighbour's Ethernet address",
-            frame(HOST_MAC, VICTIM_MAC, 0x0800, &v4("10.1.0.1", "10.1.0.2")),
-            Reason::ForeignMac,
-        ),
-        (
-            "the gateway's Ethernet address",
-            frame(ALL, HOST_MAC, 0x0800, &v4("10.1.0.1", "10.1.0.2")),
-            Reason::ForeignMac,
-        ),
-        (
-            "a neighbour's IPv6 address",
-            frame(
-                HOST_MAC,
-                MAC,
-                0x86dd,
-                &ipv6("fd00:1::2", "fd00:1::3", &[128, 0, 0, 0, 0, 0, 0, 0]),
-            ),
-            Reason::Spoofed,
-        ),
-        (
-            "a neighbour's link-local address",
-            frame(
-                HOST_MAC,
-                MAC,
-                0x86dd,
-                &ipv6("fe80::ff:fe00:2", "fe80::1", &[128, 0, 0, 0, 0, 0, 0, 0]),
-            ),
-            Reason::Spoofed,
-        ),
-        (
-            "the gateway's link-local address",
-            frame(
-                ALL,
-                MAC,
-                0x86dd,
-                &ipv6("fe80::1", "ff02::1", &[128, 0, 0, 0, 0, 0, 0, 0]),
-            ),
-            Reason::Spoofed,
-        ),
-        (
-            "a DHCP client",
-            frame(ALL, MAC, 0x0800, &v4("0.0.0.0", "255.255.255.255")),
-            Reason::Spoofed,
-        ),
-        (
-            "a DHCP server, to all",
-            frame(ALL, MAC, 0x0800, &v4("10.1.0.1", "255.255.255.255")),
-            Reason::OnLink,
-        ),
-        (
-            "multicast",
-            frame([1, 0, 0x5e, 0, 0, 0xfb], MAC, 0x0800, &v4("10.1.0.1", "224.0.0.251")),
-            Reason::OnLink,
-        ),
-        (
-            "an ARP answer for a neighbour",
-            frame(HOST_MAC, MAC, 0x0806, &arp(2, MAC, "10.1.0.2", "10.9.0.1")),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "a gratuitous ARP for a neighbour",
-            frame(ALL, MAC, 0x0806, &arp(1, MAC, "10.1.0.2", "10.1.0.2")),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "an ARP answer for the gateway",
-            frame(ALL, MAC, 0x0806, &arp(2, MAC, "169.254.1.1", "169.254.1.1")),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "ARP of its own address elsewhere",
-            frame(ALL, MAC, 0x0806, &arp(2, VICTIM_MAC, "10.1.0.1", "10.9.0.1")),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "an advertisement of a neighbour",
-            frame(ALL, MAC, 0x86dd, &advertisement("fd00:1::2", MAC)),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "an advertisement of the gateway",
-            frame(ALL, MAC, 0x86dd, &advertisement("fe80::1", MAC)),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "an advertisement of its own address elsewhere",
-            frame(ALL, MAC, 0x86dd, &advertisement("fd00:1::1", VICTIM_MAC)),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "a router's advertisement",
-            frame(ALL, MAC, 0x86dd, &ipv6(own, "ff02::1", &router)),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "a redirect",
-            frame(HOST_MAC, MAC, 0x86dd, &ipv6(own, "fd00:1::2", &redirect)),
-            Reason::ForeignNeighbour,
-        ),
-        (
-            "a VLAN tag",
-            frame(
-                HOST_MAC,
-                MAC,
-                0x8100,
-                &[&[0, 5, 8, 0], &v4("10.1.0.1", "10.1.0.2")[..]].concat(),
-            ),
-            Reason::NotIp,
-        ),
-        (
-            "two VLAN tags",
-            frame(
-                HOST_MAC,
-                MAC,
-                0x88a8,
-                &[&[0, 5, 0x81, 0, 0, 6, 8, 0], &v4("10.1.0.1", "10.1.0.2")[..]].concat(),
-            ),
-            Reason::NotIp,
-        ),
-        (
-            "a spanning tree",
-            frame([1, 0x80, 0xc2, 0, 0, 0], MAC, 38, &[0x42, 0x42, 3, 0, 0, 0, 0, 0]),
-            Reason::NotIp,
-        ),
-        (
-            "link layer discovery",
-            frame([1, 0x80, 0xc2, 0, 0, 0xe], MAC, 0x88cc, &[2, 7, 4]),
-            Reason::NotIp,
-        ),
-    ]
+    let honest = ipv4("10.1.0.1", "10.1.0.2");
+    let tagged = |tags: &[u8]| [tags, &honest].concat();
+    #[rustfmt::skip]
+    let table = vec![
+        ("a neighbour's address", HOST_MAC, MAC, IPV4, ipv4("10.1.0.2", "10.1.0.3"), Spoofed),
+        ("nobody's address", HOST_MAC, MAC, IPV4, ipv4("192.0.2.1", "10.1.0.2"), Spoofed),
+        ("the gateway's address", HOST_MAC, MAC, IPV4, ipv4("169.254.1.1", "10.1.0.2"), Spoofed),
+        ("a neighbour's Ethernet address", HOST_MAC, VICTIM_MAC, IPV4, honest.clone(), ForeignMac),
+        ("the gateway's Ethernet address", ALL, HOST_MAC, IPV4, honest.clone(), ForeignMac),
+        ("a neighbour's IPv6 address", HOST_MAC, MAC, IPV6, ipv6("fd00:1::2", "fd00:1::3", &PING), Spoofed),
+        ("a neighbour's link-local address", HOST_MAC, MAC, IPV6, ipv6("fe80::ff:fe00:2", "fe80::1", &PING), Spoofed),
+        ("the gateway's link-local address", ALL, MAC, IPV6, ipv6("fe80::1", "ff02::1", &PING), Spoofed),
+        ("a DHCP client", ALL, MAC, IPV4, ipv4("0.0.0.0", "255.255.255.255"), Spoofed),
+        ("a DHCP server, to all", ALL, MAC, IPV4, ipv4("10.1.0.1", "255.255.255.255"), OnLink),
+        ("multicast", MDNS, MAC, IPV4, ipv4("10.1.0.1", "224.0.0.251"), OnLink),
+        ("an ARP answer for a neighbour", HOST_MAC, MAC, ARP, arp(2, MAC, "10.1.0.2", "10.9.0.1"), ForeignNeighbour),
+        ("a gratuitous ARP for a neighbour", ALL, MAC, ARP, arp(1, MAC, "10.1.0.2", "10.1.0.2"), ForeignNeighbour),
+        ("an ARP answer for the gateway", ALL, MAC, ARP, arp(2, MAC, "169.254.1.1", "169.254.1.1"), ForeignNeighbour),
+        ("ARP of its own address elsewhere", ALL, MAC, ARP, arp(2, VICTIM_MAC, "10.1.0.1", "10.9.0.1"), ForeignNeighbour),
+        ("an advertisement of a neighbour", ALL, MAC, IPV6, advertisement("fd00:1::2", MAC), ForeignNeighbour),
+        ("an advertisement of the gateway", ALL, MAC, IPV6, advertisement("fe80::1", MAC), ForeignNeighbour),
+        ("an advertisement of its own address elsewhere", ALL, MAC, IPV6, advertisement("fd00:1::1", VICTIM_MAC), ForeignNeighbour),
+        ("a router's advertisement", ALL, MAC, IPV6, ipv6(OWN, "ff02::1", &router), ForeignNeighbour),
+        ("a redirect", HOST_MAC, MAC, IPV6, ipv6(OWN, "fd00:1::2", &redirect), ForeignNeighbour),
+        ("a VLAN tag", HOST_MAC, MAC, 0x8100, tagged(&[0, 5, 8, 0]), NotIp),
+        ("two VLAN tags", HOST_MAC, MAC, 0x88a8, tagged(&[0, 5, 0x81, 0, 0, 6, 8, 0]), NotIp),
+        ("a spanning tree", STP, MAC, 38, vec![0x42, 0x42, 3, 0, 0, 0, 0, 0], NotIp),
+        ("link layer discovery", LLDP, MAC, 0x88cc, vec![2, 7, 4], NotIp),
+    ];
+    let write = |(what, to, from, kind, rest, why): (_, _, _, _, Vec<u8>, _)| (what, frame(to, from, kind, &rest), why);
+    table.into_iter().map(write).collect()
 }
 
 /// What the node knows of the attacker's link: neighbours, addresses and routes.
