@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod forwarding;
+mod health;
 mod masquerade;
 mod problem;
 mod routes;
@@ -11,6 +12,7 @@ mod trust;
 pub use forwarding::{
     Backend, Choice, Forwarding, Frontend, FrontendKind, Rule, SetKey, Source, Step, Target, WhenEmpty,
 };
+pub use health::{HealthCheck, health_check};
 pub use masquerade::{Masquerade, masquerade};
 pub use problem::{AddressField, Problem};
 pub use routes::{NextHop, Overlap, Reach, RouteTable, Routes, Routing, Underlay, ranges};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use weft_model::compile::RouteTable;
 use weft_model::desired::{Step, Wanted};
+use weft_model::service::ServiceCidr;
 use weft_model::state::{Dirty, State};
 use weft_model::*;
 
@@ -13,33 +14,53 @@ fn key(number: u8) -> ObjectKey {
     ObjectKey::new("default", format!("s{number}"))
 }
 
-fn service(number: u8, address: u8, local: bool, headless: bool, sctp: bool) -> Change {
-    let protocol = if sctp { Protocol::Sctp } else { Protocol::Tcp };
-    Change::Service(Service {
-        cluster_ips: vec![
-            format!("10.96.0.{address}").parse().unwrap(),
-            "fd00::1".parse().unwrap(),
-        ],
-        headless,
-        ports: vec![ServicePort {
-            name: String::new(),
-            protocol,
-            port: 80,
-            node_port: None,
-        }],
-        internal_traffic_policy: if local {
-            TrafficPolicy::Local
-        } else {
-            TrafficPolicy::Cluster
-        },
-        ..Service::named(key(number))
-    })
+fn service() -> impl Strategy<Value = Service> {
+    let types = vec![ServiceType::ClusterIp, ServiceType::NodePort, ServiceType::LoadBalancer];
+    let policy = || prop_oneof![Just(TrafficPolicy::Cluster), Just(TrafficPolicy::Local)];
+    (
+        (0u8..3, 1u8..4, 0u8..3, any::<bool>()),
+        (prop::sample::select(types), policy(), policy()),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
+    )
+        .prop_map(
+            |((number, address, external, restricted), (type_, internal, outside), (headless, foreign, sctp))| {
+                let ip = |prefix: &str, last: u8| format!("{prefix}.{last}").parse().unwrap();
+                let range = "10.89.0.2/32".parse().unwrap();
+                Service {
+                    type_,
+                    cluster_ips: vec![ip("10.96.0", address), "fd00::1".parse().unwrap()],
+                    headless: headless && foreign,
+                    foreign: foreign && sctp,
+                    // Sometimes in the range of the Services.
+                    external_ips: vec![ip("10.97.0", external)],
+                    load_balancer_ips: vec![LoadBalancerIp {
+                        ip: ip("203.0.113", external),
+                        mode: IpMode::Vip,
+                    }],
+                    load_balancer_source_ranges: if restricted { vec![range] } else { vec![] },
+                    ports: vec![ServicePort {
+                        name: String::new(),
+                        protocol: if sctp { Protocol::Sctp } else { Protocol::Tcp },
+                        port: 80,
+                        node_port: Some(30_080 + u16::from(external)),
+                    }],
+                    internal_traffic_policy: internal,
+                    external_traffic_policy: outside,
+                    ..Service::named(key(number))
+                }
+            },
+        )
 }
 
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     (0u8..6, any::<bool>(), any::<bool>(), 0u8..3, 0u8..3, 0u8..3).prop_map(
         |(address, ready, draining, node, hint, zone)| Endpoint {
-            addresses: vec![format!("10.244.0.{address}").parse().unwrap()],
+            // The last one is in the range of the Services, where that is wide.
+            addresses: vec![
+                format!("10.{}.0.{address}", if address == 5 { 97 } else { 244 })
+                    .parse()
+                    .unwrap(),
+            ],
             ready,
             serving: ready || draining,
             terminating: draining,
@@ -55,8 +76,14 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        (0u8..3, 1u8..4, any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(n, a, local, headless, sctp)| service(n, a, local, headless, sctp)),
+        service().prop_map(Change::Service),
+        (0u8..2, any::<bool>()).prop_map(|(cidr, wide)| {
+            let prefix = if wide { 15 } else { 16 };
+            let cidrs = vec![format!("10.96.0.0/{prefix}").parse().unwrap()];
+            let name = format!("c{cidr}");
+            Change::ServiceCidr(ServiceCidr { name, cidrs })
+        }),
+        (0u8..2).prop_map(|cidr| Change::ServiceCidrGone(format!("c{cidr}"))),
         (0u8..3).prop_map(|n| Change::ServiceGone(key(n))),
         (0u8..3, 0u8..3, prop::collection::vec(endpoint(), 0..4)).prop_map(|(name, of, endpoints)| {
             Change::EndpointSlice(EndpointSlice {
@@ -104,11 +131,13 @@ proptest! {
         let mut table = RouteTable::default();
         let mut routes = BTreeMap::new();
         let (mut frontends, mut sets) = (BTreeMap::new(), BTreeMap::new());
+        let mut told = BTreeMap::new();
         for change in changes {
             for dirty in state.apply(change) {
                 match dirty {
                     Dirty::Service(key) => {
                         let forwarding = compile::service(&state, &key);
+                        told.insert(key.clone(), (forwarding.problems, compile::health_check(&state, &key)));
                         take(&mut frontends, wanted.set(&key, forwarding.frontends));
                         take(&mut sets, wanted_sets.set(&key, forwarding.sets));
                     }
@@ -122,6 +151,8 @@ proptest! {
         let (mut full, mut full_sets) = (Wanted::default(), Wanted::default());
         for service in state.services() {
             let forwarding = compile::service(&state, &service.key);
+            let problems = (forwarding.problems, compile::health_check(&state, &service.key));
+            prop_assert_eq!(&told[&service.key], &problems);
             full.set(&service.key, forwarding.frontends);
             full_sets.set(&service.key, forwarding.sets);
         }

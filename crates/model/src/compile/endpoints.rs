@@ -17,7 +17,7 @@ impl<'a> Endpoints<'a> {
     pub(super) fn of(state: &'a State, service: &ObjectKey) -> Self {
         let mut by_port: HashMap<_, Vec<(&Slice, u16)>> = HashMap::new();
         for slice in state.slices_of(service) {
-            // Of two ports with one name the first counts; one without a number is that of a headless Service.
+            // A port without a number is that of a headless Service; of two with one name the first counts.
             for EndpointPort { name, protocol, port } in &slice.ports {
                 let slices = by_port.entry((name.as_str(), *protocol)).or_default();
                 if let Some(port) = port

@@ -3,7 +3,7 @@
 use super::super::Backend;
 use super::*;
 use crate::testing::{endpoint, node, service as a_service, slice};
-use crate::{Change, Endpoint, EndpointPort, EndpointSlice, Protocol};
+use crate::{Change, Endpoint, EndpointPort, EndpointSlice, LoadBalancerIp, Protocol};
 
 fn key() -> ObjectKey {
     ObjectKey::new("default", "a")
@@ -180,4 +180,115 @@ fn an_endpoint_in_two_slices_counts_once() {
         backends_of(&state(a_service("a", "10.96.0.5"), slices)),
         ["10.0.0.1:8080"]
     );
+}
+
+fn of(service: Service, slices: Vec<EndpointSlice>) -> Forwarding {
+    super::service(&state(service, slices), &key())
+}
+
+fn said(forwarding: &Forwarding) -> Vec<String> {
+    forwarding.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn all_addresses_of_a_port_share_its_sets() {
+    let mut svc = a_service("a", "10.96.0.5");
+    svc.type_ = ServiceType::LoadBalancer;
+    svc.external_ips = vec!["203.0.113.1".parse().unwrap()];
+    svc.load_balancer_ips = vec![LoadBalancerIp {
+        ip: "203.0.113.2".parse().unwrap(),
+        mode: IpMode::Vip,
+    }];
+    svc.ports[0].node_port = Some(30_080);
+    let all = of(svc.clone(), vec![slice("s", "a", vec![endpoint("10.0.0.1")])]);
+    let names: Vec<_> = all.frontends.keys().map(ToString::to_string).collect();
+    assert_eq!(
+        names,
+        [
+            "node port 30080/TCP",
+            "10.96.0.5 port 80/TCP",
+            "203.0.113.1 port 80/TCP",
+            "203.0.113.2 port 80/TCP"
+        ]
+    );
+    assert_eq!(all.sets.len(), 1);
+    svc.external_traffic_policy = TrafficPolicy::Local;
+    assert_eq!(of(svc, vec![]).sets.len(), 2);
+}
+
+#[test]
+fn what_must_not_be_trusted_is_skipped_by_itself_and_said() {
+    let mut svc = a_service("a", "10.96.0.5");
+    svc.type_ = ServiceType::LoadBalancer;
+    svc.external_ips = vec!["0.0.0.0".parse().unwrap(), "203.0.113.1".parse().unwrap()];
+    svc.load_balancer_ips = ["203.0.113.1", "2001:db8::1", "127.0.0.1"]
+        .map(|ip| LoadBalancerIp {
+            ip: ip.parse().unwrap(),
+            mode: IpMode::Vip,
+        })
+        .to_vec();
+    svc.cluster_ips.push("fd96::5".parse().unwrap());
+    svc.load_balancer_source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
+    for node_port in [None, Some(30_080)] {
+        svc.ports.push(ServicePort {
+            name: "other".into(),
+            protocol: Protocol::Tcp,
+            port: 81,
+            node_port,
+        });
+    }
+    let again = ServicePort {
+        port: 82,
+        ..svc.ports[2].clone()
+    };
+    svc.ports[1].node_port = Some(30_080);
+    svc.ports.push(again);
+    let endpoints = ["10.0.0.1", "127.0.0.1", "169.254.169.254"].map(endpoint).to_vec();
+    let all = of(svc, vec![slice("s", "a", endpoints)]);
+    assert_eq!(
+        said(&all),
+        [
+            "spec.loadBalancerSourceRanges has no IPv6 network: 2001:db8::1 is open to everybody, as with kube-proxy; \
+             add one",
+            "status.loadBalancer.ingress: 127.0.0.1 is a loopback address: it is not served; remove it",
+            "spec.externalIPs: 0.0.0.0 is the unspecified address: it is not served; remove it",
+            "EndpointSlice s: endpoint 127.0.0.1 is a loopback address (1 more endpoints are no better): nothing is \
+             sent there; correct who writes the slice",
+            "spec.ports: port 81/TCP is there twice: the first is in force; remove the other",
+            "spec.ports: node port 30080/TCP is there twice: the first is in force; remove the other",
+        ]
+    );
+    let balancer = Frontend {
+        ip: "203.0.113.1".parse().unwrap(),
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
+    // An external address that is a load balancer's too keeps its guard.
+    assert_eq!(all.frontends[&balancer].kind, FrontendKind::LoadBalancer);
+    assert!(all.frontends[&balancer].source_ranges.is_some());
+    assert_eq!(all.sets[&all.frontends[&balancer].inside.set].len(), 1);
+}
+
+#[test]
+fn five_thousand_ports_find_their_endpoints() {
+    let mut svc = a_service("a", "10.96.0.5");
+    let mut ends = slice("s", "a", vec![endpoint("10.0.0.1")]);
+    (svc.ports, ends.ports) = (vec![], vec![]);
+    for port in 1..=5000 {
+        svc.ports.push(ServicePort {
+            name: format!("p{port}"),
+            protocol: Protocol::Udp,
+            port,
+            node_port: None,
+        });
+        ends.ports.push(EndpointPort {
+            name: format!("p{port}"),
+            protocol: Protocol::Udp,
+            port: Some(port + 10_000),
+        });
+    }
+    let all = of(svc, vec![ends]);
+    assert_eq!(all.frontends.len(), 5000);
+    let target = |(key, backends): (&SetKey, &Vec<Backend>)| backends[0].port == key.port + 10_000;
+    assert!(all.sets.len() == 5000 && all.sets.iter().all(target));
 }

@@ -12,6 +12,7 @@ use weft_dataplane::net::Watch;
 use weft_model::ipam::{Overlap, overlap};
 use weft_model::{Change, Dirty, State};
 
+use super::balancers::Health;
 use super::node::Node;
 use super::outside::Outside;
 use super::routes::Routes;
@@ -30,6 +31,7 @@ pub(super) async fn follow(node: Arc<Node>, mut changes: mpsc::Receiver<Change>)
     let mut follower = Follower {
         state: State::new(node.name.clone()),
         services: Services::new(node.clone()),
+        health: Health::start(),
         routes: Routes::new(node.clone()),
         outside: Outside::new(node.clone()),
         overlaps: BTreeMap::new(),
@@ -81,6 +83,7 @@ struct Follower {
     node: Arc<Node>,
     state: State,
     services: Services,
+    health: Health,
     routes: Routes,
     outside: Outside,
     /// What the node's ranges share addresses with.
@@ -113,7 +116,10 @@ impl Follower {
         let (mut nodes, mut ranges) = (vec![], false);
         for key in dirty {
             match key {
-                Dirty::Service(key) => self.services.change(&self.state, &key),
+                Dirty::Service(key) => {
+                    self.services.change(&self.state, &key);
+                    self.health.service(&self.state, &key);
+                }
                 Dirty::Node(name) | Dirty::NodeAddresses(name) => nodes.push(name),
                 Dirty::ServiceCidr(_) => ranges = true,
                 Dirty::Pod(_) | Dirty::Pool(_) | Dirty::Synced => {}
@@ -122,6 +128,7 @@ impl Follower {
         if ranges || !nodes.is_empty() {
             self.outside.ranges(&self.state);
         }
+        self.health.node(&self.state);
         self.routes.changed(&self.state, nodes).await;
         self.note();
     }
@@ -197,12 +204,14 @@ impl Follower {
         self.overlaps(&[Dirty::Node(self.node.name.clone())]);
         self.outside.ranges(&self.state);
         self.services.replace(&self.state);
+        self.health.synced(&self.state);
         self.look_after().await;
         self.node.ready.send_modify(|ready| ready.synced = true);
     }
 
     /// Tries again what failed, and compares routes with the kernel's.
     async fn look_after(&mut self) {
+        self.health.retry();
         if !self.state.synced() {
             return;
         }
@@ -219,6 +228,7 @@ impl Follower {
 
     /// Puts back what somebody has flushed, and takes in what routers have said.
     async fn look_at_what_is_not_told(&mut self) {
+        self.health.alive();
         if self.state.synced() {
             self.routes.masquerade().await;
             self.routes.look_at_ways(&self.state).await;
@@ -228,6 +238,7 @@ impl Follower {
     /// What the report says about all this.
     fn note(&self) {
         self.services.report(&self.state);
+        self.node.progress().health_errors = self.health.problems();
         if self.node.datapath().take_released() {
             self.node.released.notify_one();
         }

@@ -11,6 +11,7 @@
 
 mod addresses;
 mod attachments;
+mod balancers;
 mod cluster;
 mod conflist;
 mod failures;

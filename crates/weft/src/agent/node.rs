@@ -44,6 +44,11 @@ pub(super) struct Progress {
     pub(super) frontends: usize,
     pub(super) backends: usize,
     pub(super) service_errors: BTreeMap<String, String>,
+    /// How much of what Services ask for they do not get, because it must not be done.
+    pub(super) service_problems: usize,
+    pub(super) first_problem: Option<String>,
+    /// What load balancers do not hear, and why.
+    pub(super) health_errors: Vec<String>,
     pub(super) peers: usize,
     pub(super) routes: usize,
     pub(super) route_errors: BTreeMap<String, String>,

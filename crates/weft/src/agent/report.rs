@@ -205,6 +205,20 @@ fn services(node: &Node) -> Layer {
         "{} services, {} frontends, {} backends in the kernel",
         progress.services, progress.frontends, progress.backends
     );
+    if let Some(first) = progress.health_errors.first() {
+        return Layer::degraded(
+            "services",
+            format!("{message}; {first}"),
+            "free the port, or give the Service another healthCheckNodePort",
+        );
+    }
+    if let Some(first) = progress.first_problem {
+        return Layer::degraded(
+            "services",
+            format!("{message}; {} not in force: {first}", progress.service_problems),
+            "correct the objects; the agent's log names all of them",
+        );
+    }
     match usage
         .iter()
         .find(|usage| usage.used as f64 >= ALMOST_FULL * usage.capacity as f64)

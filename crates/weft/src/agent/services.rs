@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 use weft_dataplane::bpf;
-use weft_model::compile::{self, Backend, Forwarding, Rule, SetKey, Step};
+use weft_model::compile::{self, Backend, Forwarding, Problem, Rule, SetKey, Step};
 use weft_model::desired::{self, Wanted};
 use weft_model::{Frontend, ObjectKey, State};
 
@@ -22,6 +22,8 @@ pub(super) struct Services {
     /// How many backends all sets have.
     backends: usize,
     failed: BTreeMap<ObjectKey, Failed>,
+    /// What the objects ask for and do not get, of the Services for which there is such.
+    problems: BTreeMap<ObjectKey, Vec<Problem>>,
 }
 
 /// The sets of a Service.
@@ -55,6 +57,7 @@ impl Services {
             sets: HashMap::new(),
             backends: 0,
             failed: BTreeMap::new(),
+            problems: BTreeMap::new(),
         }
     }
 
@@ -120,7 +123,12 @@ impl Services {
     }
 
     fn compile(&mut self, state: &State, key: &ObjectKey) -> Change {
-        let Forwarding { sets, frontends, .. } = compile::service(state, key);
+        let Forwarding {
+            sets,
+            frontends,
+            problems,
+        } = compile::service(state, key);
+        self.take_problems(key, problems);
         let after = Sets {
             keys: sets.keys().cloned().collect(),
             backends: sets.values().map(Vec::len).sum(),
@@ -142,6 +150,31 @@ impl Services {
             forgotten: gone.collect(),
             sets: sets.into_iter().collect(),
         }
+    }
+
+    /// Every node sees the same problems: they are logged and reported, not told to the Service by each.
+    fn take_problems(&mut self, key: &ObjectKey, problems: Vec<Problem>) {
+        let before = self.problems.remove(key).unwrap_or_default();
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            warn!("Service {key}: {problem}");
+        }
+        if !problems.is_empty() {
+            self.problems.insert(key.clone(), problems);
+        }
+    }
+
+    /// One line for each problem, and for each address that two Services want.
+    fn problems(&self) -> impl Iterator<Item = String> {
+        let of_one = self.problems.iter();
+        let of_one = of_one.flat_map(|(key, all)| all.iter().map(move |problem| format!("Service {key}: {problem}")));
+        let contested = self.frontends.contested().map(|(frontend, services)| {
+            let services: Vec<String> = services.map(ObjectKey::to_string).collect();
+            format!(
+                "{frontend} is that of the Services {}: the first has it",
+                services.join(", ")
+            )
+        });
+        of_one.chain(contested)
     }
 
     /// The frontends that a Service has.
@@ -204,6 +237,8 @@ impl Services {
         progress.services = state.services().count();
         progress.frontends = self.frontends.len();
         progress.backends = self.backends;
+        progress.service_problems = self.problems().count();
+        progress.first_problem = self.problems().next();
         progress.service_errors = self
             .failed
             .iter()
