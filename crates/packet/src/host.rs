@@ -19,8 +19,8 @@ pub struct HostPacket {
     pub tagged: bool,
     /// The packet.
     pub data: Vec<u8>,
-    /// Where the node's routes lead.
-    pub route: Route,
+    /// Where the node's routes lead: interface and MTU, by destination.
+    pub routes: HashMap<Addr, (u32, u32)>,
 }
 
 impl Packet for HostPacket {
@@ -71,8 +71,12 @@ impl Packet for HostPacket {
         Ok(())
     }
 
-    fn route(&self, _to: &Tuple, _length: u32) -> Route {
-        self.route
+    fn route(&self, to: &Tuple, length: u32) -> Route {
+        match self.routes.get(&to.destination) {
+            Some((_, mtu)) if length > *mtu => Route::TooBig(*mtu),
+            Some((ifindex, _)) => Route::Via(*ifindex),
+            None => Route::Nowhere,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Requests, replies and errors about them, through a node with a pod, a second node and services of every kind.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::vec::Vec;
 
@@ -7,7 +8,6 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::access::Route;
 use crate::host::{HostMaps, HostPacket};
 use crate::layout::{LOOPBACK_ADDRESS, NODE_ADDRESS};
 use crate::{
@@ -116,7 +116,7 @@ impl World {
 
     fn outside(&self, packet: &mut HostPacket) -> Verdict {
         packet.ifindex = UPLINK;
-        packet.route = Route::Via(OTHER_NODE);
+        packet.routes = routes(1500);
         from_outside(packet, &self.0, &mut Scratch::default())
     }
 
@@ -139,6 +139,11 @@ impl World {
             }
         }
     }
+}
+
+/// The routes to the pods of the other node.
+fn routes(mtu: u32) -> HashMap<Addr, (u32, u32)> {
+    ["10.0.1.9", "fd00:1::9"].map(|to| (addr(to), (OTHER_NODE, mtu))).into()
 }
 
 /// A packet by what it says, and back.
@@ -500,10 +505,7 @@ fn without_a_free_port_nothing_is_overwritten() {
 #[test]
 fn a_packet_too_big_or_too_old_is_answered() {
     for client in CLIENTS {
-        for (ttl, route, reason) in [
-            (64, Route::TooBig(1400), Reason::TooBig),
-            (1, Route::Via(OTHER_NODE), Reason::TimeExceeded),
-        ] {
+        for (ttl, mtu, reason) in [(64, 30, Reason::TooBig), (1, 1500, Reason::TimeExceeded)] {
             let mut world = World::new();
             let family = u32::from(client.contains(':'));
             // The backend on the other node alone.
@@ -514,7 +516,7 @@ fn a_packet_too_big_or_too_old_is_answered() {
                 ..node_port(client, 30080, UDP)
             };
             let mut packet = request.packet();
-            packet.route = route;
+            packet.routes = routes(mtu);
             let original = packet.data.clone();
             let verdict = from_outside(&mut packet, &world.0, &mut Scratch::default());
             assert_eq!(verdict, Verdict::Send(reason, UPLINK));
@@ -525,8 +527,8 @@ fn a_packet_too_big_or_too_old_is_answered() {
             let start = packet.data.len() - quote.len() - 8;
             let kind = &packet.data[start..start + 8];
             match (reason, family) {
-                (Reason::TooBig, 0) => assert_eq!((&kind[..2], &kind[4..]), (&[3, 4][..], &[0, 0, 5, 120][..])),
-                (Reason::TooBig, _) => assert_eq!((&kind[..2], &kind[4..]), (&[2, 0][..], &[0, 0, 5, 120][..])),
+                (Reason::TooBig, 0) => assert_eq!((&kind[..2], &kind[4..]), (&[3, 4][..], &[0, 0, 0, 30][..])),
+                (Reason::TooBig, _) => assert_eq!((&kind[..2], &kind[4..]), (&[2, 0][..], &[0, 0, 0, 30][..])),
                 (_, 0) => assert_eq!(kind[..2], [11, 0]),
                 _ => assert_eq!(kind[..2], [3, 0]),
             }

@@ -10,7 +10,7 @@ use aya::maps::{HashMap as KernelMap, MapData, PerCpuHashMap};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use weft_packet::host::{HostMaps, HostPacket};
 use weft_packet::layout::name;
 use weft_packet::{Addr, Interface, Pod, Reason, Scratch, Verdict, pod};
@@ -20,7 +20,7 @@ use crate::bpf::table::Raw;
 use crate::bpf::tests::world::run;
 
 /// Test runs come from the loopback interface: here it is a pod's veth.
-const LO: u32 = 1;
+pub(super) const LO: u32 = 1;
 const CASES: u32 = 10_000;
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
@@ -28,7 +28,7 @@ const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_REDIRECT: u32 = 7;
 
 /// The Ethernet address of the pod behind an interface.
-fn mac(ifindex: u32) -> [u8; 6] {
+pub(super) fn mac(ifindex: u32) -> [u8; 6] {
     [2, 0, 0, 0, 0, ifindex as u8]
 }
 
@@ -204,27 +204,33 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
-/// The program and its maps in the kernel.
-struct Kernel {
-    ebpf: Ebpf,
+/// Whether the kernel takes a packet for a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    No,
+}
+
+/// Programs and their maps in the kernel.
+pub(super) struct Kernel {
+    pub(super) ebpf: Ebpf,
     counters: aya::maps::PerCpuArray<MapData, u64>,
 }
 
 impl Kernel {
-    fn load(maps: &std::path::Path) -> Self {
+    /// Loads these programs; what they count about the pod behind the loopback interface has a place.
+    pub(super) fn load(maps: &std::path::Path, programs: &[&str]) -> Self {
         std::fs::create_dir(maps).unwrap();
         let mut ebpf = load(maps, &[]).unwrap();
-        let mut table: KernelMap<_, Raw<Addr>, Raw<Pod>> = ebpf.map_mut(name::PODS).unwrap().try_into().unwrap();
-        for (addr, pod) in pods() {
-            table.insert(Raw(addr), Raw(pod), 0).unwrap();
-        }
         let mut macs: PerCpuHashMap<_, u32, Raw<Interface>> =
             ebpf.map_mut(name::INTERFACES).unwrap().try_into().unwrap();
         let own = vec![Raw(Interface::new(mac(LO))); aya::util::nr_cpus().unwrap()];
         macs.insert(LO, own.try_into().unwrap(), 0).unwrap();
         let counters = open_counters(&mut ebpf).unwrap();
-        let program: &mut SchedClassifier = ebpf.program_mut("from_pod").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        for program in programs {
+            let program: &mut SchedClassifier = ebpf.program_mut(program).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
         Self { ebpf, counters }
     }
 
@@ -244,10 +250,41 @@ impl Kernel {
         drops.map(|(index, reason)| ((LO, *reason), count(index))).collect()
     }
 
+    /// Whether a program's answer, the packet after it and what it counts are those of the host, if the kernel takes the
+    /// packet for a test.
+    pub(super) fn agrees(
+        &self,
+        program: &str,
+        frame: &[u8],
+        verdict: Verdict,
+        after: &[u8],
+    ) -> Result<Taken, TestCaseError> {
+        let before = self.counts();
+        let Some((code, data)) = self.run(program, frame) else {
+            return Ok(Taken::No);
+        };
+        let expected = match verdict {
+            Verdict::Pass(_) | Verdict::Refuse(_) => TC_ACT_UNSPEC,
+            Verdict::Deliver(..) | Verdict::Send(..) => TC_ACT_REDIRECT,
+            Verdict::Drop(_) => TC_ACT_SHOT,
+        };
+        prop_assert_eq!(code, expected, "{}: {:?}", program, verdict);
+        prop_assert_eq!(data, after, "{}: {:?}", program, verdict);
+        let changed: Vec<_> = before
+            .iter()
+            .zip(self.counts())
+            .zip(Reason::ALL)
+            .filter(|((before, after), _)| *before != after)
+            .map(|((before, after), reason)| (*reason, after - before))
+            .collect();
+        prop_assert_eq!(changed, [(verdict.reason(), 1)]);
+        Ok(Taken::Yes)
+    }
+
     /// The program's answer and the packet after it. Nothing where the kernel does not take the packet for a test.
-    fn run(&self, frame: &[u8]) -> Option<(u32, Vec<u8>)> {
+    fn run(&self, program: &str, frame: &[u8]) -> Option<(u32, Vec<u8>)> {
         let mut out = vec![0; frame.len() + 64];
-        let program: &SchedClassifier = self.ebpf.program("from_pod").unwrap().try_into().unwrap();
+        let program: &SchedClassifier = self.ebpf.program(program).unwrap().try_into().unwrap();
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
@@ -267,7 +304,11 @@ impl Kernel {
 #[test]
 fn kernel_and_host_agree_on_random_packets() {
     run(module_path!(), "kernel_and_host_agree_on_random_packets", |world| {
-        let kernel = Kernel::load(&world.bpffs.join("maps"));
+        let mut kernel = Kernel::load(&world.bpffs.join("maps"), &["from_pod"]);
+        let mut table: KernelMap<_, Raw<Addr>, Raw<Pod>> = kernel.ebpf.map_mut(name::PODS).unwrap().try_into().unwrap();
+        for (addr, pod) in pods() {
+            table.insert(Raw(addr), Raw(pod), 0).unwrap();
+        }
         let maps = HostMaps {
             pods: pods(),
             macs: [(LO, mac(LO))].into(),
@@ -286,27 +327,11 @@ fn kernel_and_host_agree_on_random_packets() {
                     ..HostPacket::default()
                 };
                 let verdict = pod::from_pod(&mut packet, &maps, &mut Scratch::default());
-                let before = kernel.counts();
-                let Some((code, data)) = kernel.run(&frame) else {
+                match kernel.agrees("from_pod", &frame, verdict, &packet.data)? {
+                    Taken::Yes => {}
                     // It takes no IP packet that is shorter than its header.
-                    prop_assert_eq!(verdict, Verdict::Drop(Reason::Truncated));
-                    return Ok(());
-                };
-                let expected = match verdict {
-                    Verdict::Pass(_) | Verdict::Refuse(_) => TC_ACT_UNSPEC,
-                    Verdict::Deliver(..) | Verdict::Send(..) => TC_ACT_REDIRECT,
-                    Verdict::Drop(_) => TC_ACT_SHOT,
-                };
-                prop_assert_eq!(code, expected, "{:?}", verdict);
-                prop_assert_eq!(data, packet.data, "{:?}", verdict);
-                let changed: Vec<_> = before
-                    .iter()
-                    .zip(kernel.counts())
-                    .zip(Reason::ALL)
-                    .filter(|((before, after), _)| *before != after)
-                    .map(|((before, after), reason)| (*reason, after - before))
-                    .collect();
-                prop_assert_eq!(changed, [(verdict.reason(), 1)]);
+                    Taken::No => prop_assert_eq!(verdict, Verdict::Drop(Reason::Truncated)),
+                }
                 Ok(())
             })
             .unwrap_or_else(|e| panic!("{e}"));

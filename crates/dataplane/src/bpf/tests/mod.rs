@@ -6,6 +6,7 @@ mod limits;
 mod outside;
 mod pods;
 mod restart;
+mod services;
 mod sockets;
 mod upgrade;
 pub(super) mod world;
