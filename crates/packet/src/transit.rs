@@ -131,6 +131,10 @@ fn decide<M: Maps>(maps: &M, scratch: &mut Scratch, ifindex: u32, origin: Origin
         ..
     } = scratch;
     let tuple = &datagram.tuple;
+    // Most packets are from pod to pod: one lookup tells.
+    if maps.pod(&tuple.destination).is_some() {
+        return Ok(Reason::ToStack);
+    }
     let to = SockAddr::new(tuple.destination, tuple.destination_port);
     let service = match frontend::find(maps, &to, tuple.protocol as u8, Asker::Other) {
         Found::Service(service) => service,

@@ -168,6 +168,12 @@ impl Node {
 
     /// Makes a node port lead to these backends, for TCP and UDP.
     fn node_port(&mut self, port: u16, set: u32, flags: u32, backends: &[SockAddr]) {
+        let family = backends.first().map_or(addr("0.0.0.0"), |backend| backend.addr);
+        self.frontend(family.unspecified(), port, set, flags, backends);
+    }
+
+    /// The same with any address.
+    fn frontend(&mut self, address: Addr, port: u16, set: u32, flags: u32, backends: &[SockAddr]) {
         self.set(set, backends);
         let service = Service {
             inside: set,
@@ -175,9 +181,8 @@ impl Node {
             affinity: 0,
             flags,
         };
-        let family = backends.first().map_or(addr("0.0.0.0"), |backend| backend.addr);
         for protocol in [TCP, UDP] {
-            let frontend = Frontend::new(family.unspecified(), Port::from_host(port), protocol);
+            let frontend = Frontend::new(address, Port::from_host(port), protocol);
             self.write(name::FRONTENDS, frontend, service);
         }
     }
@@ -369,6 +374,29 @@ fn refusals_and_drops_are_counted_by_their_names() {
             }
         },
     );
+}
+
+#[test]
+fn who_is_refused_learns_it_at_once() {
+    run(module_path!(), "who_is_refused_learns_it_at_once", |world| {
+        let mut node = Node::new(world, 1500);
+        crate::net::refuse::ensure().unwrap();
+        // Addresses of load balancers, which no host has: the stack would say that there is no way to them.
+        for (set, ip) in [(0, "203.0.113.9"), (1, "fd00:113::9")] {
+            node.frontend(addr(ip), 80, set, 0, &[]);
+            let to = SocketAddr::new(ip.parse().unwrap(), 80);
+            let errors = node.client.run(move || {
+                let socket = client(to);
+                socket.send(b"x").unwrap();
+                [
+                    TcpStream::connect_timeout(&to, WAIT).unwrap_err().kind(),
+                    socket.recv(&mut [0; 10]).unwrap_err().kind(),
+                ]
+            });
+            assert_eq!(errors, [ErrorKind::ConnectionRefused; 2], "{to}");
+        }
+        assert!(count(&node.datapath, Reason::NoEndpoints) >= 4);
+    });
 }
 
 #[test]
