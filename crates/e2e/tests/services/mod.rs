@@ -28,6 +28,7 @@ pub(crate) fn tests() -> Vec<Trial> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Dataplane {
     Ebpf,
+    Nftables,
 }
 
 impl Dataplane {
@@ -35,6 +36,7 @@ impl Dataplane {
     fn lab_args(self) -> &'static [&'static str] {
         match self {
             Dataplane::Ebpf => &[],
+            Dataplane::Nftables => &["--agent-arg=--dataplane=nftables"],
         }
     }
 }

@@ -134,6 +134,11 @@ impl Outcome {
         if outcome["silence"].is_string() {
             return Self::Silence;
         }
+        // As the kernel tells a process of the node whose own datagram a rule rejects, of kube-proxy's as well.
+        let failed = outcome["failed"].as_str().unwrap_or_default();
+        if failed.contains("Operation not permitted") {
+            return Self::Refused;
+        }
         let Some(answer) = outcome["answer"].as_str() else {
             return Self::Failed(outcome.to_string());
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::Dataplane::{self, Ebpf};
+use super::Dataplane;
 use super::cast::Cast;
 use super::place::{By, Outcome, Place, Question};
 
@@ -24,7 +24,7 @@ pub(super) const STORIES: &[Story] = &[
     },
     Story {
         name: "ClientIP affinity: a client keeps its endpoint",
-        gaps: &[Ebpf],
+        gaps: &[],
         tell: affinity,
     },
     Story {

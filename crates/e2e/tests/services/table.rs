@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Dataplane::{self, Ebpf};
+use super::Dataplane::{self, Nftables};
 use super::cast::{Cast, EXTERNAL, UNALLOCATED};
 use super::place::By::{self, Http, LargeUdp, Tcp, Udp};
 use super::place::Outcome;
@@ -156,7 +156,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "host-backend-outside",
         "an endpoint in a node's network, from outside, by its own node and by another",
-        &[Ebpf],
+        &[],
         "type: NodePort, selector: {app: host}",
         &[
             call(OUTSIDE, Tcp, NodePort("node-1"), Answer(&["h1"], Any)),
@@ -240,7 +240,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "unready-outside",
         "no endpoint: refused at node ports, balanced and external addresses, from everywhere",
-        &[Ebpf],
+        &[],
         "type: LoadBalancer, selector: {app: nobody}, externalIPs: EXTERNAL",
         &[
             call(INSIDE, Tcp, NodePort("node-3"), Refused),
@@ -253,7 +253,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "unused-port",
         "a port that the Service does not have: refused (KEP-1880)",
-        &[Ebpf],
+        &[],
         "selector: {app: echo}",
         &[
             call(INSIDE, Tcp, ClusterIpPort(81), Refused),
@@ -263,7 +263,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "unallocated",
         "an address of the Services' range that is nobody's: dropped",
-        &[Ebpf],
+        &[],
         "selector: {app: echo}",
         &[
             call(PODS, Tcp, Unallocated, Silence),
@@ -275,7 +275,7 @@ pub(super) const ROWS: &[Row] = &[
         ..row(
             "foreign",
             "a Service of another proxy is none of ours (KEP-2447)",
-            &[Ebpf],
+            &[],
             "selector: {app: echo}",
             &[call(PODS, Tcp, ClusterIp, Silence)],
         )
@@ -283,7 +283,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "node-port",
         "NodePort at every node, from everywhere, both families; from outside with the node's source",
-        &[Ebpf],
+        &[],
         "type: NodePort, selector: {app: echo}",
         &[
             call(INSIDE, Tcp, NodePort("node-1"), Answer(ECHO, Any)),
@@ -298,7 +298,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "localhost",
         "NodePort at localhost, from nodes and host-network pods",
-        &[Ebpf],
+        &[Nftables],
         "type: NodePort, selector: {app: echo}",
         &[
             call(&[N1, N3, H1], Tcp, Localhost, Answer(ECHO, Any)),
@@ -315,7 +315,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "fragments-outside",
         "datagrams in fragments, from outside",
-        &[Ebpf],
+        &[],
         "type: NodePort, selector: {app: echo}",
         &[
             call(OUTSIDE, LargeUdp, NodePort("node-1"), Answer(ECHO, Any)),
@@ -325,7 +325,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "external-local",
         "externalTrafficPolicy Local: outsiders keep their source, and are dropped where there is no endpoint",
-        &[Ebpf],
+        &[],
         "type: NodePort, externalTrafficPolicy: Local, selector: {pod: s1}",
         &[
             call(OUTSIDE, Tcp, NodePort("node-1"), Answer(S1, Own)),
@@ -337,7 +337,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "external-local-inside",
         "externalTrafficPolicy Local: pods and nodes reach every endpoint nevertheless",
-        &[Ebpf],
+        &[],
         "type: LoadBalancer, externalTrafficPolicy: Local, selector: {pod: s1}",
         &[
             call(&[C3, N3], Tcp, NodePort("node-3"), Answer(S1, Any)),
@@ -355,7 +355,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "internal-local-elsewhere",
         "internalTrafficPolicy Local: dropped where there is no endpoint",
-        &[Ebpf],
+        &[],
         "internalTrafficPolicy: Local, selector: {pod: s1}",
         &[
             call(&[C3], Tcp, ClusterIp, Silence),
@@ -365,14 +365,14 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "internal-local-outside",
         "internalTrafficPolicy Local says nothing about node ports",
-        &[Ebpf],
+        &[],
         "type: NodePort, internalTrafficPolicy: Local, selector: {pod: s1}",
         &[call(OUTSIDE, Tcp, NodePort("node-3"), Answer(S1, SomeNode))],
     ),
     row(
         "balanced",
         "LoadBalancer, ipMode VIP, from everywhere",
-        &[Ebpf],
+        &[],
         "type: LoadBalancer, selector: {app: echo}",
         &[
             call(INSIDE, Tcp, Balanced, Answer(ECHO, Any)),
@@ -384,7 +384,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "balanced-local",
         "LoadBalancer with externalTrafficPolicy Local: its health check keeps other nodes out, sources are kept",
-        &[Ebpf],
+        &[],
         "type: LoadBalancer, externalTrafficPolicy: Local, selector: {pod: s1}",
         &[
             call(OUTSIDE, Tcp, Balanced, Answer(S1, Own)),
@@ -394,7 +394,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "balanced-only",
         "LoadBalancer without node ports (KEP-1864)",
-        &[Ebpf],
+        &[],
         "type: LoadBalancer, allocateLoadBalancerNodePorts: false, selector: {app: echo}",
         &[
             call(INSIDE, Tcp, Balanced, Answer(ECHO, Any)),
@@ -406,7 +406,7 @@ pub(super) const ROWS: &[Row] = &[
         ..row(
             "proxied",
             "LoadBalancer, ipMode Proxy: left to the balancer (KEP-1860)",
-            &[Ebpf],
+            &[],
             "type: LoadBalancer, selector: {app: echo}",
             &[
                 call(INSIDE, Tcp, Balanced, Answer(ECHO, SomeNode)),
@@ -417,7 +417,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "ranges",
         "loadBalancerSourceRanges: others are dropped, pods too; node ports are not concerned",
-        &[Ebpf],
+        &[],
         "type: LoadBalancer, loadBalancerSourceRanges: [' 198.51.100.0/24', '2001:db8::/64'], selector: {app: echo}",
         &[
             call(&[Internet], Tcp, Balanced, Answer(ECHO, SomeNode)),
@@ -428,7 +428,7 @@ pub(super) const ROWS: &[Row] = &[
     row(
         "external",
         "externalIPs, from pods, nodes and outside",
-        &[Ebpf],
+        &[],
         "externalIPs: EXTERNAL, selector: {app: echo}, ports: [{port: 82, targetPort: line}]",
         &[
             call(INSIDE, Tcp, External, Answer(ECHO, Any)),
