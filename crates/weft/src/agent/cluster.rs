@@ -230,6 +230,7 @@ impl Follower {
     async fn look_at_what_is_not_told(&mut self) {
         self.health.alive();
         if self.state.synced() {
+            self.node.look_at_service_rules();
             self.routes.masquerade().await;
             self.routes.look_at_ways(&self.state).await;
         }

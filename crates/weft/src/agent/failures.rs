@@ -48,9 +48,9 @@ impl Node {
     }
 
     /// Tells a Service what of it is not in force on this node.
-    pub(super) fn tell_service(&self, service: &ObjectKey, error: &bpf::Error) {
-        let reason = match error {
-            bpf::Error::MapFull { .. } => "DoesNotFit",
+    pub(super) fn tell_service(&self, service: &ObjectKey, error: &anyhow::Error) {
+        let reason = match error.downcast_ref() {
+            Some(bpf::Error::MapFull { .. }) => "DoesNotFit",
             _ => "ServiceFailed",
         };
         let event = ServiceEvent {

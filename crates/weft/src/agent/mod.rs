@@ -14,6 +14,7 @@ mod attachments;
 mod balancers;
 mod cluster;
 mod conflist;
+mod dataplane;
 mod failures;
 mod flags;
 mod health;
@@ -42,6 +43,7 @@ use weft_cluster::Kind;
 use weft_dataplane::bpf;
 
 use crate::stop::Stop;
+use dataplane::Dataplane;
 use node::Node;
 
 /// What the agent watches of the whole cluster.
@@ -75,6 +77,9 @@ pub(crate) struct Args {
     /// The cgroup (version 2) of every process that is to see services; found if not given.
     #[arg(long)]
     cgroup: Option<PathBuf>,
+    /// What translates Services: eBPF at sockets and links, or rules of nftables.
+    #[arg(long, value_enum, default_value = "auto")]
+    dataplane: dataplane::Choice,
     #[command(flatten)]
     routes: flags::Routes,
 }
@@ -95,6 +100,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     weft_dataplane::net::sysctl::enable_forwarding()?;
     let mut node = Node::open(&args.node_name, &args.state_dir, datapath)?;
+    node.dataplane = Dataplane::open(args.dataplane)?;
     node.settings = args.routes.settings();
     node.api = Box::new(client.clone());
     node.events = failures::start(&client, &args.node_name);

@@ -19,6 +19,7 @@ use weft_model::ipam::Ipam;
 
 use super::addresses::Pools;
 use super::attachments::{Attachment, Store};
+use super::dataplane::Dataplane;
 use super::hostports::Published;
 use super::isolation::Offender;
 use super::known::{Api, NoPods, Objects};
@@ -82,6 +83,8 @@ pub(super) struct Node {
     /// Events, to be written.
     pub(super) events: mpsc::Sender<AgentEvent>,
     datapath: Mutex<Datapath>,
+    /// What translates Services.
+    pub(super) dataplane: Dataplane,
     hooks: PodHooks,
     /// Told whenever there may be more of a pool for this node's pods.
     pub(super) granted: watch::Sender<()>,
@@ -124,6 +127,7 @@ impl Node {
             events: mpsc::channel(1).0,
             hooks: datapath.pod_hooks(),
             datapath: Mutex::new(datapath),
+            dataplane: Dataplane::default(),
             granted: watch::Sender::default(),
             moved: Notify::new(),
             seen: Mutex::default(),
@@ -260,7 +264,7 @@ impl Node {
         let mut datapath = self.datapath();
         for (attachment, index) in alive.clone() {
             for ip in &attachment.link.ips {
-                datapath.set_pod(*ip, entry(&attachment.link, *index))?;
+                datapath.set_pod(*ip, self.entry(&attachment.link, *index))?;
             }
             datapath.attach_pod(*index)?;
         }
@@ -277,15 +281,15 @@ impl Node {
         }
         Ok(())
     }
-}
 
-/// A pod's link as the datapath wants it.
-pub(super) fn entry(link: &net::PodLink, ifindex: u32) -> bpf::PodLink {
-    bpf::PodLink {
-        ifindex,
-        mac: link.mac.0,
-        host_mac: link.host_mac.0,
-        limited: link.limits.ingress_rate != 0,
-        sends: limit::of_sender(link),
+    /// A pod's link as the datapath wants it.
+    pub(super) fn entry(&self, link: &net::PodLink, ifindex: u32) -> bpf::PodLink {
+        bpf::PodLink {
+            ifindex,
+            mac: link.mac.0,
+            host_mac: link.host_mac.0,
+            limited: link.limits.ingress_rate != 0 || self.dataplane.needs_stack(),
+            sends: limit::of_sender(link),
+        }
     }
 }

@@ -27,7 +27,7 @@ impl Outside {
     /// Where Services' addresses are taken from, and where the cluster's pods are.
     pub(super) fn ranges(&mut self, state: &State) {
         let pods: Vec<IpNet> = state.nodes().flat_map(|node| compile::ranges(state, node)).collect();
-        let result = self.node.datapath().set_ranges(&service_cidrs(state), &pods);
+        let result = self.node.set_service_ranges(&service_cidrs(state), &pods);
         self.complain(result.err().map(|error| error.to_string()));
     }
 

@@ -15,7 +15,7 @@ use weft_model::cni::{
 };
 
 use super::attachments::Attachment;
-use super::node::{Node, Readiness, entry};
+use super::node::{Node, Readiness};
 
 impl Node {
     /// Does what the runtime asks for.
@@ -167,7 +167,7 @@ impl Node {
 
     /// The addresses first: once the hooks are there, the pod can send from those only.
     async fn hook(&self, link: &PodLink, index: u32) -> anyhow::Result<()> {
-        let entry = entry(link, index);
+        let entry = self.entry(link, index);
         for ip in &link.ips {
             self.datapath().set_pod(*ip, entry)?;
         }
@@ -299,7 +299,7 @@ impl Node {
         let mut lost = link
             .ips
             .iter()
-            .filter(|ip| datapath.pod(**ip) != Some(entry(link, index)));
+            .filter(|ip| datapath.pod(**ip) != Some(self.entry(link, index)));
         if let Some(ip) = lost.next() {
             return Err(differs(format!("the datapath has lost the pod's address {ip}")));
         }

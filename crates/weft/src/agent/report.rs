@@ -202,8 +202,11 @@ fn services(node: &Node) -> Layer {
         return Layer::failed("services", message, "see the agent's log; it keeps trying");
     }
     let message = format!(
-        "{} services, {} frontends, {} backends in the kernel",
-        progress.services, progress.frontends, progress.backends
+        "{} services, {} frontends, {} backends in the kernel, {}",
+        progress.services,
+        progress.frontends,
+        progress.backends,
+        node.dataplane.describe()
     );
     if let Some(first) = progress.health_errors.first() {
         return Layer::degraded(

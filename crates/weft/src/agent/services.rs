@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tracing::{info, warn};
-use weft_dataplane::bpf;
 use weft_model::compile::{self, Backend, Forwarding, Problem, Rule, SetKey, Step};
 use weft_model::desired::{self, Wanted};
 use weft_model::{Frontend, ObjectKey, State};
@@ -77,7 +76,7 @@ impl Services {
             touched.push((own.clone(), change.forgotten.clone()));
             all.push(self.steps(Change { touched: own, ..change }));
         }
-        let answers = self.node.datapath().replace_services(&all);
+        let answers = self.node.replace_services(&all);
         match answers {
             Ok(answers) => {
                 for ((key, answer), (touched, forgotten)) in keys.iter().zip(answers).zip(touched) {
@@ -107,7 +106,7 @@ impl Services {
         if steps.is_empty() {
             return;
         }
-        let answer = self.node.datapath().apply_service(&steps);
+        let answer = self.node.apply_service(&steps);
         self.note(key, answer, touched, forgotten);
     }
 
@@ -205,7 +204,7 @@ impl Services {
     fn note(
         &mut self,
         key: &ObjectKey,
-        answer: bpf::Result<()>,
+        answer: anyhow::Result<()>,
         touched: BTreeSet<Frontend>,
         forgotten: BTreeSet<SetKey>,
     ) {
