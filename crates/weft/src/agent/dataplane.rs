@@ -58,7 +58,10 @@ impl Dataplane {
             return format!("by eBPF ({})", self.why);
         };
         let refused = match services::refusals() {
-            Ok(counts) => counts.iter().map(|(reason, count)| format!("; {count} packets {reason}")).collect(),
+            Ok(counts) => counts
+                .iter()
+                .map(|(reason, count)| format!("; {count} packets {reason}"))
+                .collect(),
             Err(error) => format!("; {error}"),
         };
         format!("by nftables ({}){refused}", self.why)
