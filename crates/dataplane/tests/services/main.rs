@@ -159,6 +159,34 @@ fn source_ranges_hold_for_load_balancers_alone() {
     assert!(world.refusals()["dropped: not in loadBalancerSourceRanges"] >= 4);
 }
 
+/// What it asks another node gets there through that node, and so has to come back.
+#[test]
+fn a_pod_of_another_node_is_inside_with_the_nodes_address() {
+    let world = World::new();
+    let mut web = everywhere("web", A);
+    // Policy Local, and no endpoint here: who is inside is led to any.
+    web[0].local = Some(vec![]);
+    world.agent(&web);
+    world.outside.run(|| {
+        support::ip("address add 10.244.9.9/32 dev lo");
+        support::ip("link set lo up");
+        for range in ["10.96.0.0/16", "10.89.0.10/32", "203.0.113.0/24"] {
+            support::ip(&format!(
+                "route replace {range} via 10.89.0.10 src 10.244.9.9 onlink dev eth0"
+            ));
+        }
+    });
+    world.node.run(|| support::ip("route add 10.244.9.9 via 10.89.0.99"));
+    for at in V4 {
+        assert_eq!(ask(&world.outside, at), Ok(format!("a {}", NODE[0])), "{at}");
+    }
+    // Directly it keeps its own.
+    world
+        .outside
+        .run(|| support::ip("route add 10.244.0.2 via 10.89.0.10 src 10.244.9.9"));
+    assert_eq!(ask(&world.outside, "10.244.0.2:8080"), Ok("a 10.244.9.9".into()));
+}
+
 /// Who answered how often.
 fn answers(world: &World, at: &str, times: usize) -> BTreeMap<char, usize> {
     let mut found = BTreeMap::new();

@@ -101,8 +101,8 @@ impl Entry {
         let mut add = |view: &View, target: &Target, number: u32| {
             let set = Value::Data(number.to_ne_bytes().to_vec());
             found.push((view.frontends, Element::new(key.clone(), set)));
-            if target.source == Source::Masquerade {
-                found.push((view.masquerade, Element::new(key.clone(), Value::Member)));
+            if let (Source::Masquerade, Some(masquerade)) = (target.source, view.masquerade) {
+                found.push((masquerade, Element::new(key.clone(), Value::Member)));
             }
             if target.when_empty == WhenEmpty::Drop {
                 found.push((view.silent, Element::new(key.clone(), Value::Member)));

@@ -6,7 +6,8 @@
 //!     map sizes             { 0:1 : goto pick4-2, … }                            set -> chain for its number of backends
 //!     map backends4         { 0:1 . 0x0 : 10.244.0.2 . 5353, 0:1 . 0x1 : … }     (set, slot) -> backend
 //!     chain prerouting { type nat hook prerouting priority dstnat
-//!         from a pod: goto inside4;  from elsewhere: goto outside4 }             chain output: goto inside4
+//!         from a pod of this node: goto inside4;  of another: goto remote-pods4;  from elsewhere: goto outside4 }
+//!     chain output { goto inside4 }
 //!     chain inside4 {
 //!         the packet's address -> set -> chain for its size;  the same for a node port
 //!         the packet's address, if its set is empty: refuse, or drop where a traffic policy wants that

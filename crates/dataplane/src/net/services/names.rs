@@ -21,8 +21,8 @@ pub(super) struct View {
     pub(super) chain: &'static CStr,
     /// Frontend -> number of its set.
     pub(super) frontends: &'static CStr,
-    /// Those whose clients get the node's address.
-    pub(super) masquerade: &'static CStr,
+    /// Those whose clients get the node's address; `None`: all.
+    pub(super) masquerade: Option<&'static CStr>,
     /// Those that say nothing while their set is empty.
     pub(super) silent: &'static CStr,
 }
@@ -37,7 +37,11 @@ pub(super) struct Family {
     /// Offsets in the network header (RFC 791, RFC 8200).
     pub(super) source: u32,
     pub(super) destination: u32,
+    /// From inside, and from outside.
     pub(super) views: [View; 2],
+    /// From pods of other nodes: as from inside, but the answer of a backend elsewhere would not come by this node if the
+    /// client kept its address.
+    pub(super) of_remote_pods: View,
     /// (set, slot) -> (address, port).
     pub(super) backends: &'static CStr,
     /// (set, address, port): the backends of sets with affinity.
@@ -65,16 +69,22 @@ pub(super) const V4: Family = Family {
         View {
             chain: c"inside4",
             frontends: c"frontends-inside4",
-            masquerade: c"masquerade-inside4",
+            masquerade: Some(c"masquerade-inside4"),
             silent: c"silent-inside4",
         },
         View {
             chain: c"outside4",
             frontends: c"frontends-outside4",
-            masquerade: c"masquerade-outside4",
+            masquerade: Some(c"masquerade-outside4"),
             silent: c"silent-outside4",
         },
     ],
+    of_remote_pods: View {
+        chain: c"remote-pods4",
+        frontends: c"frontends-inside4",
+        masquerade: None,
+        silent: c"silent-inside4",
+    },
     backends: c"backends4",
     members: c"members4",
     affinity: c"affinity4",
@@ -95,16 +105,22 @@ pub(super) const V6: Family = Family {
         View {
             chain: c"inside6",
             frontends: c"frontends-inside6",
-            masquerade: c"masquerade-inside6",
+            masquerade: Some(c"masquerade-inside6"),
             silent: c"silent-inside6",
         },
         View {
             chain: c"outside6",
             frontends: c"frontends-outside6",
-            masquerade: c"masquerade-outside6",
+            masquerade: Some(c"masquerade-outside6"),
             silent: c"silent-outside6",
         },
     ],
+    of_remote_pods: View {
+        chain: c"remote-pods6",
+        frontends: c"frontends-inside6",
+        masquerade: None,
+        silent: c"silent-inside6",
+    },
     backends: c"backends6",
     members: c"members6",
     affinity: c"affinity6",

@@ -102,7 +102,8 @@ pub(super) fn sets() -> Vec<Set<'static>> {
         let fields = Parts::of(family);
         for view in &family.views {
             sets.push(map(view.frontends, fields.frontend, To::Data(NUMBER)));
-            sets.extend([view.masquerade, view.silent].map(|name| set(name, fields.frontend, 0)));
+            let marked = view.masquerade.into_iter().chain([view.silent]);
+            sets.extend(marked.map(|name| set(name, fields.frontend, 0)));
         }
         let ranges = SetFlags::Interval as u32;
         sets.extend([
@@ -182,7 +183,10 @@ fn map(name: &'static CStr, key: Fields<'static>, to: To<'static>) -> Set<'stati
 pub(super) fn constant_chains() -> Vec<&'static CStr> {
     let mut chains = vec![PRE_ROUTING, HAIRPIN, OUTPUT, FORWARD, POST_ROUTING];
     chains.extend(REFUSALS.map(|(chain, _)| chain));
-    chains.extend(FAMILIES.iter().flat_map(|family| &family.views).map(|view| view.chain));
+    for family in FAMILIES {
+        let [inside, outside] = &family.views;
+        chains.extend([inside, outside, &family.of_remote_pods].map(|view| view.chain));
+    }
     chains
 }
 
@@ -214,7 +218,8 @@ pub(super) fn write(batch: &mut Batch) {
 
     for family in FAMILIES {
         write_entry(batch, family);
-        family.views.iter().for_each(|view| write_view(batch, family, view));
+        let views = family.views.iter().chain([&family.of_remote_pods]);
+        views.for_each(|view| write_view(batch, family, view));
     }
     for (chain, reason) in REFUSALS {
         batch.add_rule(TABLE, chain, &[Expr::Count(reason.name)]);
@@ -258,7 +263,7 @@ fn write_entry(batch: &mut Batch, family: &Family) {
         own,
         Expr::Network(family.source, family.words * 4, REGISTER),
         Expr::In(family.pods, REGISTER),
-        Expr::Goto(inside.chain),
+        Expr::Goto(family.of_remote_pods.chain),
     ];
     batch.add_rule(TABLE, PRE_ROUTING, &from_pod);
     batch.add_rule(TABLE, PRE_ROUTING, &from_pods);
@@ -280,8 +285,11 @@ fn write_view(batch: &mut Batch, family: &Family, view: &View) {
     ];
     add(&at.address(), &not_allowed);
     for frontend in at.frontends() {
-        add(&frontend, &[Expr::In(view.masquerade, key), Expr::Mark(MASQUERADE)]);
         let to_set = [Expr::Map(view.frontends, key, set), Expr::Note(set)];
+        match view.masquerade {
+            Some(some) => add(&frontend, &[Expr::In(some, key), Expr::Mark(MASQUERADE)]),
+            None => add(&frontend, &[&to_set[..], &[Expr::Mark(MASQUERADE)]].concat()),
+        }
         let pick = [Expr::Noted(set), Expr::Verdict(SIZES, set)];
         add(&frontend, &[to_set, pick].concat());
         add(
