@@ -18,8 +18,12 @@ pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("services::explained", explained),
         test("services::behaviour_on_ebpf", || run::table(Dataplane::Ebpf)),
+        test("services::behaviour_on_nftables", || run::table(Dataplane::Nftables)),
         test("services::kills_under_load_on_ebpf", || {
             load::kills_under_load(Dataplane::Ebpf)
+        }),
+        test("services::kills_under_load_on_nftables", || {
+            load::kills_under_load(Dataplane::Nftables)
         }),
     ]
 }
