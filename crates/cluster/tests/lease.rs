@@ -1,15 +1,21 @@
 //! Candidates for one Lease, each with its own way to an API server: who leads, and who must have stopped before.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is a failed test")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
 use weft_cluster::lease::Election;
 
 /// The one Lease of an API server, and its version.
@@ -18,7 +24,7 @@ type Store = Arc<Mutex<(u64, Option<Value>)>>;
 /// A way to the API server, which can be cut: from then on nothing is answered.
 struct Way {
     port: u16,
-    cut: watch::Sender<bool>,
+    is_cut: Arc<AtomicBool>,
 }
 
 impl Way {
@@ -26,12 +32,14 @@ impl Way {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let way = Self {
             port: listener.local_addr().unwrap().port(),
-            cut: watch::Sender::new(false),
+            is_cut: Arc::default(),
         };
-        let (store, cut) = (store.clone(), way.cut.subscribe());
+        let (store, is_cut) = (store.clone(), way.is_cut.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(store.clone(), stream, cut.clone()));
+                let (store, is_cut) = (store.clone(), is_cut.clone());
+                let service = service_fn(move |request| serve(store.clone(), is_cut.clone(), request));
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
         });
         way
@@ -52,62 +60,45 @@ impl Way {
     }
 }
 
-async fn serve(store: Store, stream: TcpStream, mut cut: watch::Receiver<bool>) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let (mut method, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await? == 0 {
-                return Ok(());
-            }
-            if method.is_empty() {
-                method = line.split(' ').next().unwrap_or_default().to_owned();
-            }
-            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let mut body = vec![0; length];
-        stream.read_exact(&mut body).await?;
-        if *cut.borrow() {
-            // Not even a refusal, until the test is over.
-            while cut.changed().await.is_ok() {}
-            return Ok(());
-        }
-        let (code, answer) = answer(&store, &method, serde_json::from_slice(&body).unwrap_or_default());
-        let answer = answer.to_string();
-        let head = format!(
-            "HTTP/1.1 {code} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            answer.len()
-        );
-        stream.write_all((head + &answer).as_bytes()).await?;
+async fn serve(
+    store: Store,
+    is_cut: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> hyper::Result<Response<Full<Bytes>>> {
+    let method = request.method().clone();
+    let body = request.into_body().collect().await?.to_bytes();
+    if is_cut.load(Ordering::Relaxed) {
+        // Not even a refusal, until the test is over.
+        return std::future::pending().await;
     }
+    let (code, answer) = answer(&store, &method, serde_json::from_slice(&body).unwrap_or_default());
+    let mut response = Response::new(Full::from(answer.to_string()));
+    *response.status_mut() = code;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    Ok(response)
 }
 
-fn answer(store: &Store, method: &str, mut body: Value) -> (u16, Value) {
-    let refused = |code: u16, reason: &str| {
-        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code});
+fn answer(store: &Store, method: &Method, mut body: Value) -> (StatusCode, Value) {
+    let refused = |code: StatusCode, reason: &str| {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code.as_u16()});
         (code, status)
     };
     let mut store = store.lock().unwrap();
     let (version, lease) = &mut *store;
     match (method, &lease) {
-        ("GET", Some(lease)) => return (200, lease.clone()),
-        ("GET", None) => return refused(404, "NotFound"),
-        ("POST", Some(_)) => return refused(409, "AlreadyExists"),
-        ("PUT", Some(lease)) if body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"] => {
-            return refused(409, "Conflict");
+        (&Method::GET, Some(lease)) => return (StatusCode::OK, lease.clone()),
+        (&Method::GET, None) => return refused(StatusCode::NOT_FOUND, "NotFound"),
+        (&Method::POST, Some(_)) => return refused(StatusCode::CONFLICT, "AlreadyExists"),
+        (&Method::PUT, Some(lease)) if body["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"] => {
+            return refused(StatusCode::CONFLICT, "Conflict");
         }
         _ => {}
     }
     *version += 1;
     body["metadata"]["resourceVersion"] = version.to_string().into();
     *lease = Some(body.clone());
-    (200, body)
+    (StatusCode::OK, body)
 }
 
 fn holder(store: &Store) -> String {
@@ -157,7 +148,7 @@ async fn a_leader_that_is_cut_off_has_stopped_before_another_leads() {
     let mut leader = mine.candidate("a", nothing_is_known).await;
     leader.acquire(|error| panic!("{error}")).await;
     let mut other = others.candidate("b", nothing_is_known).await;
-    mine.cut.send_replace(true);
+    mine.is_cut.store(true, Ordering::Relaxed);
     let mut waiting = std::pin::pin!(other.acquire(|error| panic!("{error}")));
     let why = tokio::select! {
         why = leader.renew() => why,

@@ -2,13 +2,22 @@
 //! a lab's pods at the other end.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::error::Error;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 use crate::pools::{annotated, described, ips, pool, ready};
 use crate::support::{Lab, eventually, test};
@@ -72,28 +81,34 @@ impl Cloud {
 struct Provider {
     url: String,
     cloud: Arc<Mutex<Cloud>>,
+    _runtime: Runtime,
 }
 
 impl Provider {
     fn start(limit: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let cloud = Cloud {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let cloud = Arc::new(Mutex::new(Cloud {
             limit,
             ..Cloud::default()
-        };
-        let provider = Self {
-            url: format!("http://{}/v1", listener.local_addr().unwrap()),
-            cloud: Arc::new(Mutex::new(cloud)),
-        };
-        let cloud = provider.cloud.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let cloud = cloud.clone();
+        }));
+        let shared = cloud.clone();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let cloud = shared.clone();
+                let service = service_fn(move |request| answer(cloud.clone(), request));
+                let mut http = http1::Builder::new();
+                http.keep_alive(false);
                 // Who hangs up is the controller, and is tested elsewhere.
-                std::thread::spawn(move || drop(serve(&cloud, stream)));
+                tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
             }
         });
-        provider
+        Self {
+            url,
+            cloud,
+            _runtime: runtime,
+        }
     }
 
     fn cloud(&self) -> MutexGuard<'_, Cloud> {
@@ -108,43 +123,31 @@ impl Provider {
     }
 }
 
-/// One request for each connection.
-fn serve(cloud: &Mutex<Cloud>, stream: TcpStream) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    let (mut what, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line)?;
-        if let Some(target) = line.strip_prefix("POST /v1/") {
-            what = target.split(' ').next().unwrap_or_default().to_owned();
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
+async fn answer(
+    cloud: Arc<Mutex<Cloud>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Box<dyn Error + Send + Sync>> {
+    assert_eq!(request.method(), Method::POST);
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await?.to_bytes();
     let body: Value = serde_json::from_slice(&body)?;
     let mood = body["node"]
         .as_str()
         .and_then(|node| cloud.lock().unwrap().moods.get(node).copied());
-    let answer = || cloud.lock().unwrap().answer(&what, &body).to_string();
-    let (status, header, answer) = match mood {
+    match mood {
         // Until the controller has lost patience.
-        Some(Mood::Silent) => return stream.read_to_end(&mut vec![]).map(drop),
-        Some(Mood::Limits) => ("429 Too Many Requests", "Retry-After: 1\r\n", String::new()),
-        Some(Mood::Slow) => {
-            std::thread::sleep(Duration::from_secs(2));
-            ("200 OK", "", answer())
+        Some(Mood::Silent) => return std::future::pending().await,
+        Some(Mood::Limits) => {
+            let mut answer = Response::new(Full::default());
+            *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1));
+            return Ok(answer);
         }
-        None => ("200 OK", "", answer()),
-    };
-    let length = answer.len();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{header}\r\n");
-    stream.get_mut().write_all((head + &answer).as_bytes())
+        Some(Mood::Slow) => tokio::time::sleep(Duration::from_secs(2)).await,
+        None => {}
+    }
+    let answer = cloud.lock().unwrap().answer(path.trim_start_matches("/v1/"), &body);
+    Ok(Response::new(Full::from(answer.to_string())))
 }
 
 fn pods_get_what_it_gives() {

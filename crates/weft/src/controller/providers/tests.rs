@@ -1,14 +1,21 @@
 //! Providers that are slow, fail, limit, lie and lose answers: a small HTTP server on loopback against the books.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderValue, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use weft_model::Node;
-use weft_model::ipam::spec::{BlockSize, HttpProvider, Provider as Spec, Request};
+use weft_model::ipam::spec::{self, BlockSize, HttpProvider, Provider as Spec};
 use weft_model::ipam::{IpPool, NodeAddresses, PoolSpec};
 
 use super::*;
@@ -36,51 +43,34 @@ struct Cloud {
 }
 
 type Shared = Arc<Mutex<Cloud>>;
+type Answer = Response<Full<Bytes>>;
 
 async fn serve(cloud: Shared) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(cloud.clone(), stream));
+            let cloud = cloud.clone();
+            let service = service_fn(move |request| answer(cloud.clone(), request));
+            let mut http = http1::Builder::new();
+            http.keep_alive(false);
+            tokio::spawn(http.serve_connection(TokioIo::new(stream), service));
         }
     });
     url
 }
 
-async fn answer(cloud: Shared, stream: TcpStream) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    let (mut path, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
-        }
-        if path.is_empty() {
-            path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        }
-        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap_or(0);
-        }
-        if line == "\r\n" {
-            break;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
+/// An error ends the connection without an answer.
+async fn answer(cloud: Shared, request: Request<Incoming>) -> Result<Answer, Box<dyn Error + Send + Sync>> {
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await?.to_bytes();
     let body: Value = serde_json::from_slice(&body)?;
     let reply = cloud.lock().unwrap().reply(path.trim_start_matches("/v1/"), &body);
     match reply {
-        Some((status, headers, text)) => {
-            let length = text.len();
-            let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n");
-            stream.write_all((head + &text).as_bytes()).await
-        }
-        // Silence until the other side gives up, or a connection that breaks.
-        None if cloud.lock().unwrap().mood(&body) == Some(Mood::Silent) => {
-            stream.read_to_end(&mut vec![]).await.map(|_| ())
-        }
-        None => Ok(()),
+        Some(answer) => Ok(answer),
+        // Until the other side gives up.
+        None if cloud.lock().unwrap().mood(&body) == Some(Mood::Silent) => std::future::pending().await,
+        None => Err("the answer is lost".into()),
     }
 }
 
@@ -89,8 +79,13 @@ impl Cloud {
         self.moods.get(body["node"].as_str()?).copied()
     }
 
-    fn reply(&mut self, what: &str, body: &Value) -> Option<(u16, String, String)> {
-        let good = |value: Value| Some((200, String::new(), value.to_string()));
+    fn reply(&mut self, what: &str, body: &Value) -> Option<Answer> {
+        let with = |status: StatusCode, text: String| {
+            let mut answer = Response::new(Full::from(text));
+            *answer.status_mut() = status;
+            answer
+        };
+        let good = |value: Value| Some(with(StatusCode::OK, value.to_string()));
         let node = body["node"].as_str().unwrap_or_default().to_owned();
         *self.asked.entry(node.clone()).or_default() += 1;
         match (what, self.mood(body)) {
@@ -99,13 +94,16 @@ impl Cloud {
                 good(json!({"assignments": self.assigned.iter().map(one).collect::<Vec<_>>()}))
             }
             (_, Some(Mood::Silent)) => None,
-            (_, Some(Mood::Fails)) => Some((
-                500,
-                String::new(),
-                json!({"message": "quota of the account"}).to_string(),
-            )),
-            (_, Some(Mood::Limits)) => Some((429, "Retry-After: 1\r\n".into(), String::new())),
-            (_, Some(Mood::Garbles)) => Some((200, String::new(), "{\"cidrs\": [7".into())),
+            (_, Some(Mood::Fails)) => {
+                let why = json!({"message": "quota of the account"});
+                Some(with(StatusCode::INTERNAL_SERVER_ERROR, why.to_string()))
+            }
+            (_, Some(Mood::Limits)) => {
+                let mut answer = with(StatusCode::TOO_MANY_REQUESTS, String::new());
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1));
+                Some(answer)
+            }
+            (_, Some(Mood::Garbles)) => Some(with(StatusCode::OK, "{\"cidrs\": [7".into())),
             ("release", _) => {
                 for cidr in body["cidrs"].as_array().unwrap() {
                     let cidr: IpNet = cidr.as_str().unwrap().parse().unwrap();
@@ -204,7 +202,7 @@ impl World {
         let object = self.nodes.entry(name.into()).or_default();
         object.node = name.into();
         object.version = self.clock;
-        object.status.requested = vec![Request {
+        object.status.requested = vec![spec::Request {
             pool: "cloud".into(),
             ipv4,
             ipv6: 0,
