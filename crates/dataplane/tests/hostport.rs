@@ -7,57 +7,21 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use support::world::{A, B, NODE, OUTSIDE, World};
 use support::{Netns, greeting, ip};
-use weft_dataplane::net::{PodLink, conntrack, hostport, name, pod, sysctl};
+use weft_dataplane::net::{conntrack, hostport, name};
 use weft_model::Protocol;
 use weft_model::cni::PortMapping;
 use weft_model::hostport::{HostPorts, resolve};
 
-const NODE: [&str; 2] = ["10.89.0.10", "fd89::10"];
-const OUTSIDE: [&str; 2] = ["10.89.0.99", "fd89::99"];
-
-/// A node with two pods, and a machine outside of it.
-struct World {
-    node: Netns,
-    a: Netns,
-    b: Netns,
-    outside: Netns,
-}
-
-const A: [&str; 2] = ["10.244.0.2", "fd00:10:244::2"];
-const B: [&str; 2] = ["10.244.0.3", "fd00:10:244::3"];
-
 impl World {
-    fn new() -> Self {
-        let world = Self {
-            node: Netns::new(),
-            a: Netns::new(),
-            b: Netns::new(),
-            outside: Netns::new(),
-        };
-        let other_end = world.outside.path();
-        world.node.run(move || {
-            ip("link set lo up");
-            ip(&format!(
-                "link add eth0 type veth peer name eth0 netns {}",
-                other_end.display()
-            ));
-            ip("address add 10.89.0.10/16 dev eth0");
+    /// The node has a second address, and its pods can be reached by its loopback.
+    fn with_host_ports() -> Self {
+        let world = Self::new();
+        world.node.run(|| {
             ip("address add 10.89.0.20/16 dev eth0");
-            ip("address add fd89::10/64 dev eth0 nodad");
-            ip("link set eth0 up");
-            sysctl::enable_forwarding().unwrap();
-        });
-        world.outside.run(|| {
-            ip("address add 10.89.0.99/16 dev eth0");
-            ip("address add fd89::99/64 dev eth0 nodad");
-            ip("link set eth0 up");
-        });
-        let links = [link("a", &world.a, A), link("b", &world.b, B)];
-        world.node.block_on(|| async move {
-            for link in &links {
-                pod::set_up(link).await.unwrap();
-                hostport::return_to_loopback(&link.host_ifname).unwrap();
+            for pod in ["a", "b"] {
+                hostport::return_to_loopback(&name::host_side(pod, "eth0")).unwrap();
             }
         });
         world
@@ -69,28 +33,7 @@ impl World {
     }
 
     fn rules(&self) -> String {
-        let listed = self.node.run(|| {
-            std::process::Command::new("nft")
-                .args(["list", "ruleset"])
-                .output()
-                .unwrap()
-        });
-        String::from_utf8(listed.stdout).unwrap()
-    }
-}
-
-fn link(id: &str, netns: &Netns, ips: [&str; 2]) -> PodLink {
-    let (mac, host_mac) = name::macs(id, "eth0");
-    PodLink {
-        netns: netns.path(),
-        ifname: "eth0".into(),
-        host_ifname: name::host_side(id, "eth0"),
-        mac,
-        host_mac,
-        ips: ips.map(|ip| ip.parse().unwrap()).to_vec(),
-        mtu: 1450,
-        node_ips: NODE.map(|ip| ip.parse().unwrap()).to_vec(),
-        limits: Default::default(),
+        self.nft("list ruleset")
     }
 }
 
@@ -130,7 +73,7 @@ fn own_loopback_v6(node: &Netns) -> String {
 
 #[test]
 fn everybody_reaches_a_host_port_in_both_families() {
-    let world = World::new();
+    let world = World::with_host_ports();
     let (node, a, b, outside) = (&world.node, &world.a, &world.b, &world.outside);
     world.set(&ports(&[("", 80, 8080, Protocol::Tcp)], A));
     // From outside the client keeps its address.
@@ -153,7 +96,7 @@ fn everybody_reaches_a_host_port_in_both_families() {
 
 #[test]
 fn addresses_and_protocols_of_one_port_lead_to_different_pods() {
-    let world = World::new();
+    let world = World::with_host_ports();
     let mut all = ports(
         &[("10.89.0.10", 80, 8080, Protocol::Tcp), ("", 80, 8080, Protocol::Sctp)],
         A,
@@ -263,7 +206,7 @@ mod sctp {
 
 #[test]
 fn an_association_reaches_the_pod_with_its_checksum_right() {
-    let world = World::new();
+    let world = World::with_host_ports();
     world.set(&ports(&[("", 80, 8080, Protocol::Sctp)], A));
     let socket = world.a.run(sctp::open);
     world
@@ -275,7 +218,7 @@ fn an_association_reaches_the_pod_with_its_checksum_right() {
 
 #[test]
 fn whoever_changes_the_rules_is_noticed() {
-    let world = World::new();
+    let world = World::with_host_ports();
     world.set(&ports(&[("", 80, 8080, Protocol::Tcp)], A));
     world.node.run(|| {
         let before = hostport::generation().unwrap();
@@ -289,7 +232,7 @@ fn whoever_changes_the_rules_is_noticed() {
 /// A client that never changes its port, as a resolver's or a game's, is led to the pod that is there now.
 #[test]
 fn datagrams_follow_the_pod() {
-    let world = World::new();
+    let world = World::with_host_ports();
     let (of_a, of_b) = (
         ports(&[("", 53, 5353, Protocol::Udp)], A),
         ports(&[("", 53, 5353, Protocol::Udp)], B),

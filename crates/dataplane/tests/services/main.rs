@@ -12,11 +12,12 @@ use std::io::ErrorKind;
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
+use support::world::{A, B, NODE, OUTSIDE, World};
 use weft_dataplane::net::services;
 use weft_model::Protocol;
 use weft_model::compile::FrontendKind::{ExternalIp, LoadBalancer, NodePort};
 use weft_model::compile::Step;
-use world::{A, B, NODE, OUTSIDE, Service, World, ask, ask_again, ask_udp, say, silent};
+use world::{Service, ask, ask_again, ask_udp, say, silent};
 
 /// Of both families, with every kind of address.
 fn everywhere(name: &'static str, backends: [&'static str; 2]) -> [Service; 2] {
@@ -45,7 +46,7 @@ const V6: [&str; 4] = [
 
 #[test]
 fn everybody_reaches_every_address_in_both_families() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut all = everywhere("web", A).to_vec();
     all.extend(everywhere("web", A).map(|service| Service {
         protocol: Protocol::Udp,
@@ -80,7 +81,7 @@ fn everybody_reaches_every_address_in_both_families() {
 
 #[test]
 fn local_policy_keeps_the_clients_address_and_is_silent_without_endpoints() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut services = everywhere("web", A);
     services[0].all.push(B[0]);
     services[1].all.push(B[1]);
@@ -111,7 +112,7 @@ fn refused(answer: Result<String, ErrorKind>) -> bool {
 
 #[test]
 fn what_nobody_serves_is_refused_and_what_nobody_has_is_dropped() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut services = everywhere("web", A);
     services.iter_mut().for_each(|service| service.all.clear());
     let udp = services.clone().map(|service| Service {
@@ -142,7 +143,7 @@ fn what_nobody_serves_is_refused_and_what_nobody_has_is_dropped() {
 
 #[test]
 fn source_ranges_hold_for_load_balancers_alone() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut services = everywhere("web", A);
     services[0].source_ranges = Some(vec!["10.89.0.96/28", "10.89.0.0/30", "10.89.0.1/32", "fd89::/64"]);
     services[1].source_ranges = Some(vec!["fd89::99/128", "10.0.0.0/8"]);
@@ -162,7 +163,7 @@ fn source_ranges_hold_for_load_balancers_alone() {
 /// What it asks another node gets there through that node, and so has to come back.
 #[test]
 fn a_pod_of_another_node_is_inside_with_the_nodes_address() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut web = everywhere("web", A);
     // Policy Local, and no endpoint here: who is inside is led to any.
     web[0].local = Some(vec![]);
@@ -199,7 +200,7 @@ fn answers(world: &World, at: &str, times: usize) -> BTreeMap<char, usize> {
 
 #[test]
 fn endpoints_share_evenly_and_change_one_by_one() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut web = Service::new("web", "10.96.0.10", &[A[0], B[0]]);
     let mut table = world.agent(std::slice::from_ref(&web));
     let both = answers(&world, "10.96.0.10:80", 200);
@@ -228,7 +229,7 @@ fn endpoints_share_evenly_and_change_one_by_one() {
 
 #[test]
 fn a_client_keeps_its_endpoint_while_that_is_there() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut services = everywhere("web", A);
     services[0].all.push(B[0]);
     services[1].all.push(B[1]);
@@ -263,7 +264,7 @@ fn a_client_keeps_its_endpoint_while_that_is_there() {
 
 #[test]
 fn affinity_ends_with_its_timeout() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut web = Service::new("web", "10.96.0.10", &[A[0], B[0]]);
     web.affinity = Some(Duration::from_secs(1));
     world.agent(&[web]);
@@ -282,7 +283,7 @@ fn affinity_ends_with_its_timeout() {
 
 #[test]
 fn a_refused_change_changes_nothing_and_others_tables_are_left_alone() {
-    let world = World::new();
+    let world = World::with_servers();
     world.nft("add table inet foreign");
     world.nft("add chain inet foreign c { type filter hook input priority 0; }");
     let web = Service::new("web", "10.96.0.10", &[A[0]]);
@@ -312,7 +313,7 @@ fn a_refused_change_changes_nothing_and_others_tables_are_left_alone() {
 
 #[test]
 fn what_somebody_else_takes_away_comes_back() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut web = Service::new("web", "10.96.0.10", &[A[0]]);
     let mut table = world.agent(std::slice::from_ref(&web));
     for damage in [
@@ -341,7 +342,7 @@ fn what_somebody_else_takes_away_comes_back() {
 /// A client that never changes its port, as a resolver's or a game's, leaves an endpoint that has gone at once.
 #[test]
 fn datagrams_leave_endpoints_that_have_gone() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut dns = Service::new("dns", "10.96.0.10", &[A[0]]);
     dns.at.push(("30053", NodePort));
     dns.protocol = Protocol::Udp;
@@ -397,7 +398,7 @@ fn serve_elsewhere(world: &World) {
 
 #[test]
 fn an_agent_that_starts_again_interrupts_nothing() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut web = everywhere("web", A).to_vec();
     web.extend(everywhere("web", A).map(|service| Service {
         protocol: Protocol::Udp,
@@ -426,7 +427,7 @@ fn an_agent_that_starts_again_interrupts_nothing() {
 
 #[test]
 fn a_service_whose_endpoints_are_unknown_is_refused() {
-    let world = World::new();
+    let world = World::with_servers();
     let mut web = Service::new("web", "10.96.0.10", &[A[0]]).steps();
     web.retain(|step| !matches!(step, Step::Set(..)));
     let results = world

@@ -1,4 +1,4 @@
-//! A node with two pods and a machine outside of it, and what is served and asked there.
+//! What the agent of the world's node does, and what is served and asked there.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -6,54 +6,24 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_dataplane::net::NetError;
 use weft_dataplane::net::services::{self, Services};
-use weft_dataplane::net::{NetError, PodLink, name, pod, sysctl};
 use weft_model::compile::{Backend, Choice, Frontend, FrontendKind, Rule, SetKey, Source, Step, Target, WhenEmpty};
 use weft_model::{ObjectKey, Protocol};
 
+use crate::support::world::World;
 use crate::support::{Netns, ip};
 
-pub(crate) const NODE: [&str; 2] = ["10.89.0.10", "fd89::10"];
-pub(crate) const OUTSIDE: [&str; 2] = ["10.89.0.99", "fd89::99"];
-pub(crate) const A: [&str; 2] = ["10.244.0.2", "fd00:10:244::2"];
-pub(crate) const B: [&str; 2] = ["10.244.0.3", "fd00:10:244::3"];
 /// How long an answer may take where one is wanted.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long none has to come where none is wanted.
 const SILENCE: Duration = Duration::from_millis(300);
 
-pub(crate) struct World {
-    pub(crate) node: Netns,
-    pub(crate) a: Netns,
-    pub(crate) b: Netns,
-    pub(crate) outside: Netns,
-}
-
 impl World {
-    /// Pods `a` and `b` serve on port 8080.
-    pub(crate) fn new() -> Self {
-        let world = Self {
-            node: Netns::new(),
-            a: Netns::new(),
-            b: Netns::new(),
-            outside: Netns::new(),
-        };
-        let other_end = world.outside.path();
-        world.node.run(move || {
-            ip("link set lo up");
-            ip(&format!(
-                "link add eth0 type veth peer name eth0 netns {}",
-                other_end.display()
-            ));
-            ip("address add 10.89.0.10/16 dev eth0");
-            ip("address add fd89::10/64 dev eth0 nodad");
-            ip("link set eth0 up");
-            sysctl::enable_forwarding().unwrap();
-        });
+    /// Pods `a` and `b` serve on port 8080, and packets to services find their way to the node.
+    pub(crate) fn with_servers() -> Self {
+        let world = Self::new();
         world.outside.run(|| {
-            ip("address add 10.89.0.99/16 dev eth0");
-            ip("address add fd89::99/64 dev eth0 nodad");
-            ip("link set eth0 up");
             for range in ["10.96.0.0/16", "203.0.113.0/24"] {
                 ip(&format!("route add {range} via 10.89.0.10"));
             }
@@ -61,13 +31,9 @@ impl World {
                 ip(&format!("route add {range} via fd89::10"));
             }
         });
-        let links = [link("a", &world.a, A), link("b", &world.b, B)];
-        world.node.block_on(|| async move {
+        world.node.run(|| {
             ip("route add default via 10.89.0.99");
             ip("route add default via fd89::99");
-            for link in &links {
-                pod::set_up(link).await.unwrap();
-            }
         });
         serve(&world.a, "a");
         serve(&world.b, "b");
@@ -100,31 +66,6 @@ impl World {
     /// How many packets were refused for which reason.
     pub(crate) fn refusals(&self) -> BTreeMap<&'static str, u64> {
         self.node.run(|| services::refusals().unwrap()).into_iter().collect()
-    }
-
-    /// Runs `nft` on the node.
-    pub(crate) fn nft(&self, args: &str) -> String {
-        let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
-        let done = self
-            .node
-            .run(|| std::process::Command::new("nft").args(args).output().unwrap());
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8(done.stdout).unwrap()
-    }
-}
-
-fn link(id: &str, netns: &Netns, ips: [&str; 2]) -> PodLink {
-    let (mac, host_mac) = name::macs(id, "eth0");
-    PodLink {
-        netns: netns.path(),
-        ifname: "eth0".into(),
-        host_ifname: name::host_side(id, "eth0"),
-        mac,
-        host_mac,
-        ips: ips.map(|ip| ip.parse().unwrap()).to_vec(),
-        mtu: 1500,
-        node_ips: NODE.map(|ip| ip.parse().unwrap()).to_vec(),
-        limits: Default::default(),
     }
 }
 

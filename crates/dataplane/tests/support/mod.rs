@@ -6,6 +6,8 @@ pub(crate) mod greeting;
 pub(crate) mod segments;
 #[allow(dead_code, reason = "only tunnels have ways")]
 pub(crate) mod ways;
+#[allow(dead_code, reason = "each test binary uses a part")]
+pub(crate) mod world;
 
 use std::fs::File;
 use std::future::Future;
