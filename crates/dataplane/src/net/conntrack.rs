@@ -6,17 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use netlink_bindings::conntrack::{Chained, IterableTupleAttrs, Nfgenmsg, OpGetDump};
 use netlink_bindings::traits::NetlinkRequest as _;
-use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use weft_model::Protocol;
 use weft_model::hostport::{HostPort, HostPorts};
 
-use super::NetError;
 use super::nft::{IPV4, IPV6};
+use super::{NetError, netlink};
 
-pub(super) const HEADER: usize = 16;
 /// linux/netlink.h.
-pub(super) const ERROR: u16 = 2;
-pub(super) const DONE: u16 = 3;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 /// linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE.
@@ -50,9 +47,7 @@ pub(super) fn forget_flows(
 }
 
 fn forget_family(family: u8, is_stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
+    let socket = netlink::open(NETLINK_NETFILTER)?;
     let stale = list(&socket, family)?.into_iter().filter(is_stale);
     let mut count = 0;
     for flow in stale {
@@ -98,33 +93,8 @@ fn list(socket: &Socket, family: u8) -> io::Result<Vec<Flow>> {
     drop(dump);
     socket.send(&message.finalize().into_chained().into_buf(), 0)?;
     let mut found = vec![];
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        for (kind, body) in messages(&answer) {
-            match kind {
-                DONE => return Ok(found),
-                ERROR => return Err(code(body).unwrap_or_else(|| io::Error::other("an acknowledgement"))),
-                _ => found.extend(parse(body)),
-            }
-        }
-    }
-}
-
-/// The type and the content of each message.
-pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
-        let body = rest.get(HEADER..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, body))
-    })
-}
-
-/// The error in an error message; none in an acknowledgement.
-pub(super) fn code(body: &[u8]) -> Option<io::Error> {
-    let code = i32::from_ne_bytes(body.get(..4)?.try_into().ok()?);
-    (code != 0).then(|| io::Error::from_raw_os_error(-code))
+    netlink::dump(socket, |body| found.extend(parse(body)))?;
+    Ok(found)
 }
 
 fn parse(body: &[u8]) -> Option<Flow> {
@@ -175,11 +145,5 @@ fn delete(socket: &Socket, family: u8, tuple: &[u8]) -> io::Result<bool> {
     message.extend(tuple);
     let length = message.len() as u32;
     message[..4].copy_from_slice(&length.to_ne_bytes());
-    socket.send(&message, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    match messages(&answer).find_map(|(_, body)| code(body)) {
-        None => Ok(true),
-        Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Some(error) => Err(error),
-    }
+    netlink::remove(socket, &message)
 }

@@ -17,6 +17,7 @@ pub mod kube_proxy;
 pub mod limit;
 pub mod masquerade;
 pub mod name;
+mod netlink;
 pub mod netns;
 mod nft;
 pub mod pod;

@@ -6,9 +6,9 @@ use std::io;
 
 use netlink_bindings::inet_diag::{Chained, Msg, OpUdpDiagDump, ReqV2};
 use netlink_bindings::traits::NetlinkRequest as _;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use rtnetlink::sys::{Socket, protocols::NETLINK_SOCK_DIAG};
 
-use super::conntrack::{DONE, ERROR, HEADER, code, messages};
+use super::netlink::{self, HEADER};
 use super::{Namespace, NetError};
 
 /// linux/sock_diag.h: SOCK_DESTROY.
@@ -41,9 +41,7 @@ pub fn close_in(namespace: &Namespace, cookies: &HashSet<u64>) -> Result<usize, 
 }
 
 fn close_family(family: u8, cookies: &HashSet<u64>) -> io::Result<usize> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = netlink::open(NETLINK_SOCK_DIAG)?;
     let found = list(&socket, family)?;
     let stale = found
         .iter()
@@ -61,16 +59,8 @@ fn list(socket: &Socket, family: u8) -> io::Result<Vec<Msg>> {
     drop(message.request().op_udp_diag_dump(&request(family)));
     socket.send(&message.finalize().into_chained().into_buf(), 0)?;
     let mut found = vec![];
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        for (kind, body) in messages(&answer) {
-            match kind {
-                DONE => return Ok(found),
-                ERROR => return Err(code(body).unwrap_or_else(|| io::Error::other("an acknowledgement"))),
-                _ => found.push(OpUdpDiagDump::decode_reply(body).0),
-            }
-        }
-    }
+    netlink::dump(socket, |body| found.push(OpUdpDiagDump::decode_reply(body).0))?;
+    Ok(found)
 }
 
 fn request(family: u8) -> ReqV2 {
@@ -94,11 +84,5 @@ fn destroy(socket: &Socket, found: &Msg) -> io::Result<bool> {
     message.extend(REQUEST.to_ne_bytes());
     message.extend([0; 8]);
     message.extend(body);
-    socket.send(&message, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    match messages(&answer).find_map(|(_, body)| code(body)) {
-        None => Ok(true),
-        Some(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Some(error) => Err(error),
-    }
+    netlink::remove(socket, &message)
 }

@@ -8,17 +8,15 @@ use netlink_bindings::nftables::{
 };
 use netlink_bindings::traits::NetlinkRequest as _;
 use nix::sys::socket::{setsockopt, sockopt};
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 
 use super::{COUNTER, INET, comment};
+use crate::net::netlink::{self, ERROR, HEADER};
 
-const HEADER: usize = 16;
 /// What a socket sends without being asked for more, less what the kernel needs besides.
 const USUAL: usize = 64 << 10;
 /// linux/netlink.h.
 const ACKNOWLEDGE: u16 = 4;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 /// linux/netfilter/nfnetlink.h: struct nfgenmsg.
 const FAMILY_HEADER: usize = 4;
 
@@ -188,31 +186,13 @@ fn append_dump(question: &[u8], found: &mut Vec<u8>) -> io::Result<()> {
 }
 
 /// Passes on each message of a dump, without its outermost header.
-fn dump(question: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let socket = exchange(question)?;
-    loop {
-        let (answers, _) = socket.recv_from_full()?;
-        let mut rest = &answers[..];
-        while rest.len() >= HEADER {
-            if let Some(code) = failure(rest).filter(|code| *code != 0) {
-                return Err(io::Error::from_raw_os_error(-code));
-            }
-            if kind(rest) == Some(DONE) {
-                return Ok(());
-            }
-            let length = rest[..4].try_into().map(u32::from_ne_bytes).unwrap_or_default() as usize;
-            let end = length.clamp(HEADER, rest.len());
-            each(rest.get(HEADER..end).unwrap_or_default());
-            rest = rest.get(end.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
+fn dump(question: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
+    netlink::dump(&exchange(question)?, each)
 }
 
 /// Sends to the kernel, which has answered by the time this returns.
 fn exchange(messages: &[u8]) -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = netlink::open(NETLINK_NETFILTER)?;
     socket.set_non_blocking(true)?;
     // A transaction is one datagram, however large.
     if messages.len() > USUAL {
@@ -222,14 +202,9 @@ fn exchange(messages: &[u8]) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The type of a message.
-fn kind(message: &[u8]) -> Option<u16> {
-    Some(u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?))
-}
-
 /// The error number of an answer that is an acknowledgement (0) or an error (negative).
 fn failure(answer: &[u8]) -> Option<i32> {
-    let kind = kind(answer)?;
+    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     let code = i32::from_ne_bytes(answer.get(HEADER..HEADER + 4)?.try_into().ok()?);
     (kind == ERROR).then_some(code)
 }
