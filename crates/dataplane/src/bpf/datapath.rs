@@ -352,11 +352,10 @@ impl Datapath {
     /// What the programs counted, in the order of [`Reason::ALL`].
     pub fn counters(&self) -> Result<Vec<Counter>> {
         let count = |reason: &Reason| {
-            let values = self.counters.get(&(*reason as u32), 0).map_err(|source| Error::Map {
-                map: name::COUNTERS,
-                action: "read",
-                source: Box::new(source),
-            })?;
+            let values = self
+                .counters
+                .get(&(*reason as u32), 0)
+                .map_err(Error::map(name::COUNTERS, "read"))?;
             Ok(Counter {
                 reason: *reason,
                 count: values.iter().sum(),
@@ -447,9 +446,5 @@ pub(super) fn open_counters(ebpf: &mut Ebpf) -> Result<PerCpuArray<MapData, u64>
     let map = ebpf
         .take_map(name::COUNTERS)
         .ok_or(Error::Incomplete { name: name::COUNTERS })?;
-    PerCpuArray::try_from(map).map_err(|source| Error::Map {
-        map: name::COUNTERS,
-        action: "open",
-        source: Box::new(source),
-    })
+    PerCpuArray::try_from(map).map_err(Error::map(name::COUNTERS, "open"))
 }

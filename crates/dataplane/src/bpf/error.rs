@@ -117,4 +117,13 @@ impl Error {
             source,
         }
     }
+
+    /// Makes an error on a map one of ours.
+    pub(super) fn map(map: &'static str, action: &'static str) -> impl Fn(MapError) -> Self + Copy {
+        move |source| Error::Map {
+            map,
+            action,
+            source: Box::new(source),
+        }
+    }
 }

@@ -101,11 +101,7 @@ impl NodeMaps {
 }
 
 fn failed(action: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map {
-        map: name::CONFIG,
-        action,
-        source: Box::new(source),
-    }
+    Error::map(name::CONFIG, action)
 }
 
 /// The ports that the kernel gives to sockets which ask for none in particular.

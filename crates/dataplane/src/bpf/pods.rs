@@ -313,9 +313,5 @@ impl Interfaces {
 }
 
 fn failed(action: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map {
-        map: name::INTERFACES,
-        action,
-        source: Box::new(source),
-    }
+    Error::map(name::INTERFACES, action)
 }

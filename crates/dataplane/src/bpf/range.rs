@@ -26,11 +26,7 @@ impl Ranges {
     /// Takes the map of this name out of the loaded object, and reads what is in it.
     pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self> {
         let map = ebpf.take_map(name).ok_or(Error::Incomplete { name })?;
-        let fail = |source| Error::Map {
-            map: name,
-            action: "open",
-            source: Box::new(source),
-        };
+        let fail = Error::map(name, "open");
         let data = match map {
             aya::maps::Map::LpmTrie(data) => data,
             _ => return Err(Error::Incomplete { name }),
@@ -128,11 +124,7 @@ impl Ranges {
     }
 
     fn failed(&self, action: &'static str, source: MapError) -> Error {
-        Error::Map {
-            map: self.name,
-            action,
-            source: Box::new(source),
-        }
+        Error::map(self.name, action)(source)
     }
 }
 

@@ -38,11 +38,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     /// Takes the map of this name out of the loaded object.
     pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self> {
         let map = ebpf.take_map(name).ok_or(Error::Incomplete { name })?;
-        let fail = |source| Error::Map {
-            map: name,
-            action: "open",
-            source: Box::new(source),
-        };
+        let fail = Error::map(name, "open");
         let data = match map {
             aya::maps::Map::HashMap(data) | aya::maps::Map::LruHashMap(data) => data,
             _ => return Err(Error::Incomplete { name }),
@@ -155,11 +151,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     fn failed(&self, action: &'static str, source: MapError) -> Error {
-        Error::Map {
-            map: self.name,
-            action,
-            source: Box::new(source),
-        }
+        Error::map(self.name, action)(source)
     }
 }
 
