@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 
-use netlink_bindings::nftables::{PushSetelemListElemAttrs, SetElemFlags, VerdictCode};
+use netlink_bindings::nftables::{PushSetelemListAttrs, PushSetelemListElemAttrs, SetElemFlags, VerdictCode};
 use netlink_bindings::traits::Pusher;
 use netlink_bindings::utils::{finalize_nested_header, push_header, push_nested_header};
 
@@ -108,16 +108,7 @@ impl Batch {
         set: &CStr,
         elements: impl IntoIterator<Item = &'a Element>,
     ) {
-        let elements: Vec<&Element> = elements.into_iter().collect();
-        let header = self.header.clone();
-        for chunk in elements.chunks(CHUNK) {
-            let mut request = self.request().set_create().op_newsetelem_do(&header);
-            let list = request.encode().push_table(table).push_set(set).nested_elements();
-            chunk
-                .iter()
-                .fold(list, |list, element| element.push(list, true))
-                .end_nested();
-        }
+        self.push_elements(table, set, elements.into_iter().collect(), true);
     }
 
     /// Deletes elements from a set or map; refused where one is not there.
@@ -127,15 +118,22 @@ impl Batch {
         set: &CStr,
         elements: impl IntoIterator<Item = &'a Element>,
     ) {
-        let elements: Vec<&Element> = elements.into_iter().collect();
+        self.push_elements(table, set, elements.into_iter().collect(), false);
+    }
+
+    /// To delete an element, its key is enough.
+    fn push_elements(&mut self, table: &CStr, set: &CStr, elements: Vec<&Element>, add: bool) {
         let header = self.header.clone();
+        let push = |attributes: PushSetelemListAttrs<&mut Vec<u8>>, chunk: &[&Element]| {
+            let list = attributes.push_table(table).push_set(set).nested_elements();
+            let list = chunk.iter().fold(list, |list, element| element.push(list, add));
+            list.end_nested();
+        };
         for chunk in elements.chunks(CHUNK) {
-            let mut request = self.request().op_delsetelem_do(&header);
-            let list = request.encode().push_table(table).push_set(set).nested_elements();
-            chunk
-                .iter()
-                .fold(list, |list, element| element.push(list, false))
-                .end_nested();
+            match add {
+                true => push(self.request().set_create().op_newsetelem_do(&header).encode(), chunk),
+                false => push(self.request().op_delsetelem_do(&header).encode(), chunk),
+            }
         }
     }
 
