@@ -36,7 +36,7 @@ pub(super) fn measure(times: u32) -> Result<[Vec<f64>; 5]> {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build();
         let runtime = runtime.context("cannot start the asynchronous runtime")?;
-        runtime.block_on(aside::on_own_thread(take(link, datapath, times)))?
+        runtime.block_on(async { aside::on_own_thread(take(link, datapath, times)).await })?
     })
 }
 
