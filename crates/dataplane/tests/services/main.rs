@@ -17,7 +17,7 @@ use weft_dataplane::net::services;
 use weft_model::Protocol;
 use weft_model::compile::FrontendKind::{ExternalIp, LoadBalancer, NodePort};
 use weft_model::compile::Step;
-use world::{Service, ask, ask_again, ask_udp, say, silent};
+use world::{Service, ask, ask_again, ask_udp, connect, say, silent};
 
 /// Of both families, with every kind of address.
 fn everywhere(name: &'static str, backends: [&'static str; 2]) -> [Service; 2] {
@@ -409,7 +409,7 @@ fn an_agent_that_starts_again_interrupts_nothing() {
     let client = world.outside.spawn(move || {
         let mut asked = 0;
         while stopped.try_recv().is_err() {
-            let mut stream = TcpStream::connect("10.96.0.10:80").unwrap();
+            let mut stream = connect("10.96.0.10:80".parse().unwrap()).unwrap();
             assert_eq!(ask_again(&mut stream).unwrap(), "a 10.89.0.10");
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             let said = say(&socket, "10.89.0.10:30080".parse().unwrap(), 1);
@@ -420,6 +420,33 @@ fn an_agent_that_starts_again_interrupts_nothing() {
     });
     for _ in 0..50 {
         drop(world.agent(&web));
+    }
+    stop.send(()).unwrap();
+    assert!(client.join().unwrap() > 0);
+}
+
+/// A packet may be under way while a change comes into force, and see both what was before and what is after.
+#[test]
+fn endpoints_that_come_and_go_interrupt_nobody() {
+    let world = World::with_servers();
+    let web = |backends: &[&'static str]| Service::new("web", "10.96.0.10", backends);
+    let mut services = world.agent(&[web(&[A[0]])]);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let client = world.outside.spawn(move || {
+        let mut asked = 0;
+        while stopped.try_recv().is_err() {
+            let mut stream = connect("10.96.0.10:80".parse().unwrap()).unwrap();
+            assert!(ask_again(&mut stream).unwrap().ends_with(" 10.89.0.10"));
+            asked += 1;
+        }
+        asked
+    });
+    for _ in 0..200 {
+        for backends in [&[A[0], B[0]][..], &[A[0]]] {
+            let result;
+            (services, result) = world.apply(services, web(backends).steps());
+            result.unwrap();
+        }
     }
     stop.send(()).unwrap();
     assert!(client.join().unwrap() > 0);

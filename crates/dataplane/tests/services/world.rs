@@ -106,11 +106,13 @@ fn answer(stream: &mut TcpStream, name: &str) {
 /// Asks by TCP who answers, and as whom it sees the client.
 pub(crate) fn ask(from: &Netns, at: &str) -> Result<String, ErrorKind> {
     let at: SocketAddr = at.parse().unwrap();
-    let ask = move || -> io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
-        ask_again(&mut stream)
-    };
+    let ask = move || -> io::Result<String> { ask_again(&mut connect(at)?) };
     from.run(move || ask().map_err(|error| error.kind()))
+}
+
+/// Connects, if that is possible at all.
+pub(crate) fn connect(at: SocketAddr) -> io::Result<TcpStream> {
+    TcpStream::connect_timeout(&at, PATIENCE)
 }
 
 /// Asks over a connection that is there.

@@ -37,7 +37,7 @@ mod stale;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::net::IpAddr;
 
@@ -85,6 +85,8 @@ struct Contents {
 
 /// A transaction, and what it leads from and to.
 struct Change {
+    /// Chains that its elements lead to, and that have to be in force before: nobody uses them until then.
+    chains: Option<Batch>,
     batch: Batch,
     old: Contents,
     new: Contents,
@@ -117,9 +119,16 @@ impl Services {
 
     fn try_apply(&mut self, steps: &[Step]) -> Result<(), NetError> {
         let before = self.take_in(steps);
-        let Change { batch, old, new } = self.change(&before);
-        tracing::debug!(messages = batch.messages(), "services change");
-        if let Err(error) = batch.commit("change the nftables rules for services") {
+        let Change {
+            chains,
+            batch,
+            old,
+            new,
+        } = self.change(&before);
+        let messages = batch.messages() + chains.as_ref().map_or(0, Batch::messages);
+        tracing::debug!(messages, "services change");
+        let mut batches = chains.into_iter().chain([batch]);
+        if let Err(error) = batches.try_for_each(|batch| batch.commit("change the nftables rules for services")) {
             self.take_back(before);
             return Err(error);
         }
@@ -133,10 +142,11 @@ impl Services {
     fn change(&self, before: &Before) -> Change {
         let old = before.contents();
         let new = self.contents_of(before);
-        let mut batch = Batch::new();
+        let mut chains = None;
         for pick in new.picks.keys().filter(|pick| !self.picks.contains_key(pick)) {
-            rules::write_pick(&mut batch, pick);
+            rules::write_pick(chains.get_or_insert_with(Batch::new), pick);
         }
+        let mut batch = Batch::new();
         let (live, unused) = self.live_changes(&old, &new);
         let gone = old.elements.difference(&new.elements).chain(&unused);
         put(&mut batch, gone, Batch::delete_elements);
@@ -147,11 +157,15 @@ impl Services {
                 rules::delete_pick(&mut batch, pick);
             }
         }
-        Change { batch, old, new }
+        Change {
+            chains,
+            batch,
+            old,
+            new,
+        }
     }
 
-    /// Makes the table hold this and nothing else, whatever was there, in one transaction: no packet meets a state in
-    /// between. What clients keep by affinity stays. Where the kernel refuses all of it, each Service is tried alone.
+    /// Makes the table hold this and nothing else, whatever was there; no packet meets a state in between. What clients keep by affinity stays. Where the kernel refuses all of it, each Service is tried alone.
     pub fn replace(&mut self, all: &[Vec<Step>]) -> Vec<Result<(), NetError>> {
         self.sets.clear();
         self.frontends.clear();
@@ -226,28 +240,33 @@ impl Services {
             what: what.to_owned(),
             source,
         };
+        let write_picks = |batch: &mut Batch| contents.picks.keys().for_each(|pick| rules::write_pick(batch, pick));
         let mut batch = Batch::new();
-        match anew {
-            true => batch.replace_table(TABLE),
-            false => batch.add_table(TABLE),
+        if anew {
+            batch.replace_table(TABLE);
+            write_sets(&mut batch);
+        } else {
+            let mut before = Batch::new();
+            write_sets(&mut before);
+            write_picks(&mut before);
+            before.commit(what)?;
         }
-        write_sets(&mut batch);
         let keep = FAMILIES.map(|family| family.affinity);
         for set in rules::sets().iter().filter(|set| !keep.contains(&set.name)) {
             batch.flush_set(TABLE, set.name);
         }
         rules::write(&mut batch);
-        if !anew {
+        if anew {
+            write_picks(&mut batch);
+        } else {
+            let picks: BTreeSet<CString> = contents.picks.keys().map(Pick::chain).collect();
             let constant = rules::constant_chains();
             let there = nft::chains(TABLE).map_err(failed)?;
-            for chain in there.iter().filter(|chain| !constant.contains(&chain.as_c_str())) {
+            let wanted = |chain: &CString| picks.contains(chain) || constant.contains(&chain.as_c_str());
+            for chain in there.iter().filter(|chain| !wanted(chain)) {
                 batch.delete_chain(TABLE, chain);
             }
         }
-        contents
-            .picks
-            .keys()
-            .for_each(|pick| rules::write_pick(&mut batch, pick));
         let live: Vec<Placed> = contents.live.keys().map(live_element).collect();
         put(&mut batch, contents.elements.iter().chain(&live), Batch::add_elements);
         self.write_ranges(&mut batch);

@@ -310,13 +310,18 @@ fn write_view(batch: &mut Batch, family: &Family, view: &View) {
     add(&destination, &unallocated);
 }
 
-/// Adds the chain that picks so.
+/// Adds the chain that picks so, or makes its rules anew.
+///
+/// A packet that is under way while a transaction comes into force walks the rules of before, but looks into the maps of
+/// after it. So a chain is to be in force before elements lead to it: it would be empty for such a packet. And where the
+/// slot that it has drawn has gone meanwhile, it takes the first one, which a set that has any does not lose.
 pub(super) fn write_pick(batch: &mut Batch, pick: &Pick) {
     let family = family(pick.v4);
     let at = Registers { family };
     let (key, set) = (at.key(), at.set());
     let chain = pick.chain();
     batch.add_chain(TABLE, &chain);
+    batch.flush_chain(TABLE, &chain);
     let mut add = |parts: &[&[Expr<'_>]]| batch.add_rule(TABLE, &chain, &parts.concat());
     let go = Expr::Destination(family.nfproto, key, at.port());
     let random = [
@@ -337,6 +342,14 @@ pub(super) fn write_pick(batch: &mut Batch, pick: &Pick) {
     }
     // Without affinity, or where no more clients can be remembered.
     add(&[&random, &[go]]);
+    let first = [
+        Expr::Noted(set),
+        Expr::Load(&[0; 4], key),
+        Expr::Map(family.backends, set, key),
+    ];
+    add(&[&first, &[go]]);
+    // Never on without a backend: the connection would stay without one for as long as it is tried. It is tried again.
+    add(&[&[Expr::Drop]]);
 }
 
 /// Deletes the chain that picks so.
