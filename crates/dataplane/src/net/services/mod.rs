@@ -105,8 +105,9 @@ impl Services {
         })
     }
 
-    /// Takes these steps in one transaction: all of them are in force, or nothing has changed. Where somebody else has
-    /// changed the table, all of it is written anew.
+    /// Takes these steps in one transaction: all of them are in force, or no packet goes another way than before. A chain
+    /// that they lead to for the first time is made in one before. Where somebody else has changed the table, all of it
+    /// is written anew.
     pub fn apply(&mut self, steps: &[Step]) -> Result<(), NetError> {
         match self.try_apply(steps) {
             Err(error) if error.is_missing() || error.errno() == Some(nix::libc::EEXIST) => {
